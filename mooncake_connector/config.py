@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every option of the engine and of the serving-engine adapters, typed and checked in one place.
+
+Options come from three places, the earlier one winning: arguments or the serving engine's extra
+configuration, ``MOONCAKE_CONNECTOR_*`` environment variables, and the defaults below. An unknown
+option is an error that names the valid ones: a silently ignored option is worse than none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from mooncake_connector.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "MOONCAKE_CONNECTOR_"
+PATHS = ("local", "shm", "cma", "cuda_ipc", "rdma", "tcp")
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_HIGHEST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What one engine needs to know. Times are in seconds, sizes in bytes.
+
+    Raises:
+        ConfigError: an option has a wrong type or value, or contradicts another one.
+    """
+
+    host: str = "127.0.0.1"
+    """Address or name to listen on. Control connections and TCP lanes share one port."""
+    port: int = 0
+    """Port to listen on; 0 lets the kernel choose."""
+    advertise: str | None = None
+    """Host that peers are told to connect to, where it differs from ``host``."""
+    paths: tuple[str, ...] | None = None
+    """Restricts the paths that may be used (a subset of ``PATHS``); None allows all."""
+    strict: bool = False
+    """Refuse to fall back to a slower path when the best allowed one cannot be used."""
+    cma: Literal["auto", "any"] = "auto"
+    """``any`` lets every process of this user read this one, where Yama forbids it otherwise."""
+    ipc_dir: str | None = None
+    """Folder (mode 0700) for Unix sockets, for containers that share a folder, not a network."""
+    io_threads: int = 2
+    """Threads that serve TCP lanes."""
+    copy_threads: int = 2
+    """Threads that copy between processes of one host and pack small spans."""
+    tcp_lanes: int = 4
+    """TCP connections per peer that carry KV, besides the control connection."""
+    verify: bool = False
+    """Compare a digest of every transfer before it completes."""
+    unknown_timeout: float = 30.0
+    """How long a receive may wait for a tag that its sender does not know."""
+    max_wait: float = 600.0
+    """How long a receive may wait for a sender that knows the tag and is alive."""
+    peer_timeout: float = 2.0
+    """Silence after which a peer with unfinished work is declared lost."""
+    ping_interval: float = 0.5
+    """How often a peer with unfinished work is pinged."""
+    cma_min_span: int = 4096
+    """Spans shorter than this on average go through the shared-memory ring, not through cma."""
+    eager_bytes: int = 65536
+    """Up to this size a copy is made on the control thread, without waking a copy thread."""
+    ring_bytes: int = 4 << 20
+    """Size of the shared-memory ring to each peer of this host."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
+        _check_port("port", self.port)
+        for name in ("io_threads", "copy_threads", "tcp_lanes", "ring_bytes"):
+            _check_at_least(name, getattr(self, name), 1)
+        for name in ("cma_min_span", "eager_bytes"):
+            _check_at_least(name, getattr(self, name), 0)
+        for name in ("unknown_timeout", "max_wait", "peer_timeout", "ping_interval"):
+            _check_positive(name, getattr(self, name))
+        if self.ping_interval >= self.peer_timeout:
+            raise ConfigError(
+                f"ping_interval={self.ping_interval} must be shorter than "
+                f"peer_timeout={self.peer_timeout}: a peer would be lost between two pings"
+            )
+        if self.paths is not None:
+            unknown = [path for path in self.paths if path not in PATHS]
+            if unknown or not self.paths:
+                raise ConfigError(f"paths={list(self.paths)}: choose from {', '.join(PATHS)}")
+
+    @classmethod
+    def from_extra_config(
+        cls, options: Mapping[str, Any], environment: Mapping[str, str] | None = None
+    ) -> Self:
+        """Reads a serving engine's free-form options on top of the environment's.
+
+        Args:
+            options: values as JSON gives them; text is converted as in the environment.
+            environment: what to read instead of ``os.environ``.
+
+        Raises:
+            ConfigError: an option is unknown or malformed.
+        """
+        values = _environment_values(cls, os.environ if environment is None else environment)
+        hints = _hints(cls)
+        for name, value in options.items():
+            if name not in hints:
+                raise ConfigError(_unknown(name, "option", hints))
+            values[name] = _convert(name, value, hints[name])
+        return cls(**values)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Reads ``MOONCAKE_CONNECTOR_<OPTION>`` variables, and defaults for the others."""
+        return cls.from_extra_config({}, environment)
+
+    def engine_options(self) -> EngineConfig:
+        """The engine's share of these options, without what only the adapters use."""
+        names = [field.name for field in dataclasses.fields(EngineConfig)]
+        return EngineConfig(**{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectorConfig(EngineConfig):
+    """What the serving-engine adapters need besides the engine's options."""
+
+    bootstrap_host: str | None = None
+    """Where P serves ``/query``; None means ``host``."""
+    bootstrap_port: int = 8998
+    """Port of P's bootstrap server; 0 lets the kernel choose (single-process tests)."""
+    bootstrap_advertise: str | None = None
+    """Host that P names in its answers; None means ``advertise``, else ``bootstrap_host``."""
+    bootstrap_timeout: float = 5.0
+    """How long D waits for P's bootstrap server to answer."""
+    allowed_peers: tuple[str, ...] = ()
+    """Host names, addresses and CIDR ranges that D may be sent to by a client's request.
+
+    Loopback and this server's own host are always allowed.
+    """
+    load_timeout: float = 60.0
+    """How long D waits for a request's KV before the request fails."""
+    hold_timeout: float = 120.0
+    """How long P keeps a finished prefill's pages for a D that does not come."""
+
+    def __post_init__(self) -> None:
+        EngineConfig.__post_init__(self)
+        _check_port("bootstrap_port", self.bootstrap_port)
+        for name in ("bootstrap_timeout", "load_timeout", "hold_timeout"):
+            _check_positive(name, getattr(self, name))
+        for peer in self.allowed_peers:
+            if "/" in peer:
+                _parse_network(peer)
+
+    def allows(self, host: str) -> bool:
+        """Whether a host that arrived in a client's request may be connected to.
+
+        Names are compared as text and never resolved here: a resolver's answer could change
+        between this check and the connection.
+        """
+        host = host.strip("[]").lower()
+        own = (self.host, self.advertise, self.bootstrap_host, self.bootstrap_advertise)
+        entries = [entry for entry in own if entry is not None] + list(self.allowed_peers)
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return host == "localhost" or any(host == entry.lower() for entry in entries)
+        if address.is_loopback:
+            return True
+        return any(_matches(address, entry) for entry in entries)
+
+
+def _matches(address: ipaddress.IPv4Address | ipaddress.IPv6Address, entry: str) -> bool:
+    if "/" in entry:
+        return address in _parse_network(entry)
+    try:
+        configured = ipaddress.ip_address(entry.strip("[]"))
+    except ValueError:
+        return False
+    return not configured.is_unspecified and address == configured
+
+
+def _parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ConfigError(f"allowed_peers: {text!r} is not a CIDR range: {error}") from None
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _environment_values(cls: type, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Values of all our variables. Both classes' names are valid for both: one environment."""
+    values: dict[str, Any] = {}
+    known = _hints(ConnectorConfig)
+    wanted = _hints(cls)
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if name not in known:
+            raise ConfigError(_unknown(variable, "environment variable", known, upper=True))
+        if name in wanted:
+            values[name] = _convert(variable, text, wanted[name])
+    return values
+
+
+def _unknown(name: str, what: str, known: Mapping[str, Any], upper: bool = False) -> str:
+    valid = [f"{ENVIRONMENT_PREFIX}{key.upper()}" if upper else key for key in sorted(known)]
+    close = difflib.get_close_matches(name, valid, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown {what} {name!r}{hint}; the valid ones are: {', '.join(valid)}"
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """``X | None`` as (X, NoneType), anything else as itself."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """Turns text and JSON values into an option's type; leaves wrong types for ``_check_type``."""
+    kinds = _alternatives(hint)
+    if tuple[str, ...] in kinds:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, str):
+        for kind, parse in _PARSERS.items():
+            if kind in kinds:
+                try:
+                    return parse(value)
+                except ValueError:
+                    raise ConfigError(f"{name}={value!r} is not {_describe(hint)}") from None
+    return value
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(text)
+
+
+_PARSERS: dict[Any, Callable[[str], Any]] = {bool: _parse_bool, int: int, float: float}
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if not any(_is_a(value, kind) for kind in _alternatives(hint)):
+        raise ConfigError(f"{name}={value!r} is not {_describe(hint)}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    if kind == tuple[str, ...]:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _describe(hint: Any) -> str:
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    parts = []
+    for kind in _alternatives(hint):
+        if kind is types.NoneType:
+            continue
+        if typing.get_origin(kind) is Literal:
+            parts.append("one of " + ", ".join(typing.get_args(kind)))
+        else:
+            parts.append(names.get(kind, "a list of texts"))
+    return " or ".join(parts)
+
+
+def _check_port(name: str, value: int) -> None:
+    if not 0 <= value <= _HIGHEST_PORT:
+        raise ConfigError(f"{name}={value} is not a port: it must be 0 to {_HIGHEST_PORT}")
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name}={value} must be at least {least}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{name}={value} must be greater than 0 seconds")
