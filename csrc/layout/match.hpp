@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/status.hpp"
+#include "layout/pool.hpp"
+
+namespace mc {
+
+// The axes of a transfer, for naming canonical orders as vLLM names its cache layouts.
+enum class Axis : std::uint8_t { layer, block, head, token };
+
+// The canonical order of a slice's bytes: a nest of loops, outermost first; elements are innermost.
+// A "block" is `block_tokens` tokens whose numbers start at a multiple of it (clipped to the
+// slice), and the token axis runs inside a block. Both ends of a transfer walk their own memory in
+// this order, so that the n-th byte of one is the n-th byte of the other.
+struct Order {
+    std::array<Axis, 4> axes{Axis::layer, Axis::block, Axis::head, Axis::token};
+    std::uint32_t block_tokens = 1;
+
+    bool operator==(const Order&) const = default;
+};
+Status validate(const Order& order);  // each axis once, token after block, block_tokens in [1, kMaxPageSize]
+
+// One source plane paired with one destination plane: `heads` heads and `elements` elements of each
+// token, from the given first ones on.
+struct PlanePair {
+    std::uint32_t source_plane = 0, source_head = 0, source_element = 0;
+    std::uint32_t destination_plane = 0, destination_head = 0, destination_element = 0;
+    std::uint32_t heads = 0, elements = 0;
+
+    bool operator==(const PlanePair&) const = default;
+};
+
+// How two pools pair: what moves, and in which order. Sent to the sender as PLAN.
+struct Match {
+    std::vector<PlanePair> pairs;  // in canonical order of the layer axis
+    Order order;
+    std::uint64_t token_bytes = 0;  // bytes of one token over all pairs
+
+    bool operator==(const Match&) const = default;
+};
+
+// Pairs `destination` with the pools of all senders of one recv (TP and PP ranks): planes by
+// (layer, kind), heads by intersection; `kv` against split `k`/`v` becomes two pairs. Where several
+// senders hold the same (layer, head) exactly one is chosen, by a rule that depends only on the
+// arguments and spreads the load; `receiver_index` rotates it. Returns one Match for each source; a
+// Match may be empty (that sender is only released). It fails with layout_mismatch and a readable
+// difference when dtype, element bytes, head dimension or fingerprint differ, or when some (layer,
+// head) of the destination is held by no source.
+Result<std::vector<Match>> match_pools(std::span<const Pool* const> sources, const Pool& destination,
+                                       std::uint32_t receiver_index = 0);
+
+// Whether two pools could ever exchange pages; what the handshake reports. Coverage is not checked.
+Status check_compatible(const Pool& source, const Pool& destination);
+
+// Checks a Match that a peer sent against this engine's own pool (the source or destination side).
+enum class Side : std::uint8_t { source, destination };
+Status validate(const Match& match, const Pool& pool, Side side);
+
+}  // namespace mc
