@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the test stages one after another and closes with what passed, failed and was not run.
+
+    tools/run_tests.py [STAGE ...]      all stages when none is named
+
+Every stage leaves its output in logs/tests/ and a JUnit report in build/reports/, from which the
+counts are read. A stage whose environment this machine cannot have is named as not run; where CI
+is set that is a failure, because there everything must run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from junit import Report, read_report
+from processes import run_logged
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / "logs" / "tests"
+REPORTS = ROOT / "build" / "reports"
+# A stage is ended at this multiple of its budget: slow machines pass, hangs do not.
+PATIENCE = 3
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Commands that yield one JUnit report.
+
+    Attributes:
+        name: What the user calls the stage.
+        title: What it tests.
+        budget: Seconds it should take on two cores, with nothing built before.
+        prepare: Commands that must succeed before `test`.
+        test: Writes the report; fails when a test fails.
+        lacking: Pattern in the output of a failed `prepare` that says this machine lacks something,
+            with the reason as its first group. Any other failure is a failure.
+    """
+
+    name: str
+    title: str
+    budget: int
+    test: Command
+    prepare: Sequence[Command] = ()
+    lacking: str | None = None
+
+    @property
+    def report(self) -> Path:
+        """The JUnit file that `test` writes."""
+        return REPORTS / f"{self.name}.xml"
+
+    @property
+    def log(self) -> Path:
+        """All that the commands print."""
+        return LOGS / f"{self.name}.log"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage went; `not_run` says what the machine lacks for it."""
+
+    stage: Stage
+    seconds: float
+    report: Report
+    not_run: str | None = None
+
+
+def cpp(preset: str, title: str, budget: int) -> Stage:
+    """The C++ tests in one of the builds of CMakePresets.json."""
+    report = REPORTS / f"{preset}.xml"
+    return Stage(
+        name=preset,
+        title=title,
+        budget=budget,
+        prepare=(
+            (".venv/bin/cmake", "--preset", preset),
+            (".venv/bin/cmake", "--build", "--preset", preset),
+        ),
+        test=(".venv/bin/ctest", "--preset", preset, "--output-junit", str(report)),
+        lacking=r"(The C\+\+ tests need GoogleTest[^.]*\.)",
+    )
+
+
+def pytest(name: str, title: str, budget: int, *paths: str) -> Stage:
+    """Python tests that need no serving engine."""
+    return Stage(
+        name=name,
+        title=title,
+        budget=budget,
+        test=(".venv/bin/pytest", f"--junit-xml={REPORTS / name}.xml", *paths),
+        prepare=(("make", "--no-print-directory", "install"),),
+    )
+
+
+STAGES = (
+    pytest("unit", "Python units; builds the wheel", 180, "tests/unit", "--ignore=tests/unit/vllm"),
+    pytest("contract", "Every path against one suite", 120, "tests/contract"),
+    pytest("integration", "Processes that die, freeze, restart", 150, "tests/integration"),
+    Stage(
+        name="lint",
+        title="Formatting, types, static analysis",
+        budget=240,
+        test=(".venv/bin/python", "tools/lint.py", "--junit-xml", str(REPORTS / "lint.xml")),
+    ),
+    cpp("tests", "C++", 120),
+    cpp("asan", "C++ under AddressSanitizer, UBSan", 180),
+    cpp("tsan", "C++ under ThreadSanitizer", 240),
+    Stage(
+        name="vllm",
+        title="Inside vLLM; makes its environment",
+        budget=570,
+        prepare=(("make", "--no-print-directory", "vllm-env"),),
+        test=(
+            *(".venv-vllm/bin/pytest", f"--junit-xml={REPORTS / 'vllm.xml'}"),
+            *("tests/unit/vllm", "tests/e2e"),
+        ),
+        lacking=r"(.*(?:is not Python 3\.11|No matching distribution|Network is unreachable).*)",
+    ),
+)
+
+
+def run_stage(stage: Stage) -> Outcome:
+    print(f"\n== {stage.name}: {stage.title} (budget {stage.budget} s)", flush=True)
+    started = time.monotonic()
+    deadline = started + PATIENCE * stage.budget
+    stage.report.unlink(missing_ok=True)
+    problem = lacking = None
+    with stage.log.open("w") as log:
+        for command in (*stage.prepare, stage.test):
+            ending = run_logged(command, log, deadline, cwd=ROOT)
+            if not ending.ok:
+                problem = f"'{' '.join(command[:3])} ...' {ending.reason}"
+                if stage.lacking and command is not stage.test:
+                    lacking = re.search(stage.lacking, ending.output)
+                break
+    seconds = time.monotonic() - started
+    if lacking:
+        return Outcome(stage, seconds, Report(), not_run=" ".join(lacking[1].split()))
+
+    report = read_report(stage.report) if stage.report.exists() else Report()
+    if problem is None and report.empty:
+        problem = "ran no test"
+    if problem and not report.failures:
+        report.failures.append(f"{problem}; see {stage.log.relative_to(ROOT)}")
+    return Outcome(stage, seconds, report)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    rows = [f"{'stage':12} {'passed':>7} {'failed':>7} {'skipped':>8} {'time':>8} {'budget':>8}"]
+    for outcome in outcomes:
+        report, budget = outcome.report, outcome.stage.budget
+        counts = f"{report.passed:7} {len(report.failures):7} {len(report.skipped):8}"
+        late = "  over its budget" if outcome.seconds > budget else ""
+        rows.append(
+            f"{outcome.stage.name:12} {'not run' if outcome.not_run else counts:>24} "
+            f"{outcome.seconds:6.0f} s {budget:6} s{late}"
+        )
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    budgets = sum(outcome.stage.budget for outcome in outcomes)
+    rows.append(f"{'in all':12} {'':24} {seconds:6.0f} s {budgets:6} s")
+    return "\n".join(rows)
+
+
+def summarise(outcomes: Sequence[Outcome], everything_must_run: bool) -> int:
+    """Prints what became of every stage; returns the exit status."""
+    skipped, not_run, failed = [], [], []
+    for outcome in outcomes:
+        name = outcome.stage.name
+        skipped += [f"{name}: {line}" for line in outcome.report.skipped]
+        failed += [f"{name}: {line}" for line in outcome.report.failures]
+        if outcome.not_run and everything_must_run:
+            failed.append(f"{name}: not run, and CI runs everything: {outcome.not_run}")
+        elif outcome.not_run:
+            not_run.append(f"{name}: {outcome.not_run}")
+    print(f"\n{table(outcomes)}")
+    for heading, lines in (("Skipped", skipped), ("Not run", not_run), ("Failed", failed)):
+        if lines:
+            print(f"\n{heading}:", *lines, sep="\n  ")
+    passed = sum(outcome.report.passed for outcome in outcomes)
+    print(f"\n{passed} passed, {len(failed)} failed, {len(skipped)} skipped")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    names = [stage.name for stage in STAGES]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(names))
+    chosen = parser.parse_args().stages
+    unknown = sorted(set(chosen) - set(names))
+    if unknown:
+        parser.error(f"unknown stages {', '.join(unknown)}; there are: {', '.join(names)}")
+    LOGS.mkdir(parents=True, exist_ok=True)
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    outcomes = [run_stage(stage) for stage in STAGES if not chosen or stage.name in chosen]
+    return summarise(outcomes, everything_must_run=os.environ.get("CI", "").lower() == "true")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what was running has been ended")
