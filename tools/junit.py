@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 # GoogleTest prints why it skips below "file:line: Skipped"; ctest itself reports only a match.
 GTEST_SKIP_REASON = re.compile(r": Skipped\n(.*)")
+GTEST_FAILURE = re.compile(r"^\S+:\d+: Failure\n.*", re.MULTILINE)
 
 
 @dataclass
@@ -36,6 +37,18 @@ def _first_line(text: str | None, otherwise: str) -> str:
     return next((line.strip() for line in (text or "").splitlines() if line.strip()), otherwise)
 
 
+def _name(case: ElementTree.Element) -> str:
+    # ctest gives the whole name twice.
+    return ".".join(dict.fromkeys(filter(None, (case.get("classname"), case.get("name")))))
+
+
+def _failure_reason(case: ElementTree.Element, failure: ElementTree.Element) -> str:
+    printed = GTEST_FAILURE.search(case.findtext("system-out") or "")
+    if printed:
+        return " ".join(printed[0].split())
+    return _first_line(failure.get("message") or failure.text, "failed")
+
+
 def _skip_reason(case: ElementTree.Element, skip: ElementTree.Element) -> str:
     printed = GTEST_SKIP_REASON.search(case.findtext("system-out") or "")
     if printed and printed[1].strip():
@@ -51,14 +64,12 @@ def read_report(path: Path) -> Report:
     except ElementTree.ParseError:
         return report
     for case in cases:
-        name = ".".join(part for part in (case.get("classname"), case.get("name")) if part)
         failure = next((node for node in case if node.tag in {"failure", "error"}), None)
         skip = case.find("skipped")
-        if failure is not None or case.get("status") == "fail":
-            message = None if failure is None else failure.get("message") or failure.text
-            report.failures.append(f"{name}: {_first_line(message, 'failed')}")
+        if failure is not None:
+            report.failures.append(f"{_name(case)}: {_failure_reason(case, failure)}")
         elif skip is not None:
-            report.skipped.append(f"{name}: {_skip_reason(case, skip)}")
+            report.skipped.append(f"{_name(case)}: {_skip_reason(case, skip)}")
         else:
             report.passed += 1
     return report
