@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command lines of a vLLM prefill/decode pair, of a plain server, and of what stands in front.
+
+Everything listens on the loopback interface. The options that only make a tiny model start fast and
+answer the same every time (float32, eager mode, a small cache) are not needed in production; the
+``--kv-transfer-config`` is all that makes a server disaggregated.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from servers import Server, Servers, free_port
+
+HOST = "127.0.0.1"
+MODEL_NAME = "tiny"
+MAX_MODEL_LEN = 2048
+# Prompts longer than this are prefilled in chunks, and their KV is sent chunk by chunk.
+CHUNK_TOKENS = 256
+KV_CACHE_BYTES = 64 << 20
+
+ENVIRONMENT = {
+    "VLLM_HOST_IP": HOST,
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    # One thread for each server: three of them share the machine.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+
+
+@dataclass
+class Cluster:
+    """Starts the parts of a prefill/decode deployment of one model, and knows where they answer."""
+
+    servers: Servers
+    model: Path
+    engine_options: Mapping[str, object] = field(default_factory=dict)
+    bootstrap_port: int = field(default_factory=free_port)
+
+    def plain(self) -> Server:
+        """A server that prefills and decodes by itself: what the answers are compared with."""
+        return self._vllm("plain", None)
+
+    def prefill(self) -> Server:
+        """The producer of KV. Its bootstrap server tells routers and decode servers who it is."""
+        return self._vllm("prefill", "kv_producer", {"bootstrap_port": self.bootstrap_port})
+
+    def decode(self) -> Server:
+        """The consumer of KV."""
+        return self._vllm("decode", "kv_consumer")
+
+    def router(self, prefill: Server, decode: Server) -> Server:
+        """vllm-router: asks the decode server once the prefill server has answered."""
+        port = free_port()
+        command = [
+            *(str(Path(sys.executable).with_name("vllm-router")), "--host", HOST),
+            *("--port", str(port), "--policy", "round_robin"),
+            *("--vllm-pd-disaggregation", "--kv-connector", "mooncake"),
+            *("--prefill", prefill.url, str(self.bootstrap_port), "--decode", decode.url),
+            *("--prometheus-host", HOST, "--prometheus-port", str(free_port())),
+        ]
+        return self.servers.start("router", command, f"http://{HOST}:{port}", ENVIRONMENT)
+
+    def proxy(self, prefill: Server, decode: Server) -> Server:
+        """examples/pd_proxy.py: asks both at once, so that KV streams."""
+        port = free_port()
+        command = [
+            *(sys.executable, str(Path(__file__).with_name("pd_proxy.py"))),
+            *("--host", HOST, "--port", str(port)),
+            *("--prefill", prefill.url, str(self.bootstrap_port), "--decode", decode.url),
+        ]
+        return self.servers.start("proxy", command, f"http://{HOST}:{port}", ENVIRONMENT)
+
+    def _vllm(
+        self, name: str, role: str | None, extra: Mapping[str, object] | None = None
+    ) -> Server:
+        port = free_port()
+        command = [
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", str(self.model), "--served-model-name", MODEL_NAME),
+            *("--host", HOST, "--port", str(port)),
+            *("--dtype", "float32", "--enforce-eager", "--max-model-len", str(MAX_MODEL_LEN)),
+            *("--max-num-seqs", "8", "--max-num-batched-tokens", str(CHUNK_TOKENS)),
+            *("--kv-cache-memory-bytes", str(KV_CACHE_BYTES)),
+        ]
+        if role is not None:
+            transfer = {
+                "kv_connector": "mooncake_connector",
+                "kv_role": role,
+                "kv_connector_extra_config": {**self.engine_options, **(extra or {})},
+            }
+            command += ["--kv-transfer-config", json.dumps(transfer)]
+        return self.servers.start(name, command, f"http://{HOST}:{port}", ENVIRONMENT)
