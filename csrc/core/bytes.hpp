@@ -40,10 +40,10 @@ class ByteWriter {
         put(id.value);
     }
     void put(const Token& token) { put_raw(token.bytes); }
-    void put_varint(std::uint64_t value);   // LEB128: 7 bits a byte, low bits first
+    void put_varint(std::uint64_t value);        // LEB128: 7 bits a byte, low bits first
     void put_signed_varint(std::int64_t value);  // zigzag
     void put_raw(std::span<const std::uint8_t> bytes);
-    void put_text(std::string_view text);   // varint length, then the bytes
+    void put_text(std::string_view text);  // varint length, then the bytes
 
   private:
     Bytes& out_;
@@ -62,7 +62,8 @@ class ByteReader {
         if (!take(sizeof(T))) return 0;
         Unsigned value = 0;
         for (std::size_t i = 0; i < sizeof(T); ++i) {
-            value = static_cast<Unsigned>(value | static_cast<Unsigned>(Unsigned{in_[at_ - sizeof(T) + i]} << (8 * i)));
+            value = static_cast<Unsigned>(
+                value | static_cast<Unsigned>(Unsigned{in_[at_ - sizeof(T) + i]} << (8 * i)));
         }
         return static_cast<T>(value);
     }

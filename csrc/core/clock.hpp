@@ -11,7 +11,9 @@ using Instant = std::chrono::time_point<std::chrono::steady_clock, Duration>;
 
 inline Instant now() { return std::chrono::steady_clock::now(); }
 
-inline double to_seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+inline double to_seconds(Duration duration) {
+    return std::chrono::duration<double>(duration).count();
+}
 inline Duration from_seconds(double seconds) {
     return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
 }

@@ -22,9 +22,11 @@ struct Id {
 };
 
 using TransferId = Id<struct TransferTag>;  // one send, recv, write or read of this engine
-using GrantId = Id<struct GrantTag>;        // what one recv gave one sender; made by the receiver, unique in its engine
-using SessionId = Id<struct SessionTag>;    // one connection to a peer; unique in this engine
-using PlanId = Id<struct PlanTag>;          // how two pools pair; made by the receiver, unique in its session
+using GrantId = Id<struct GrantTag>;  // what one recv gave one sender; made by the receiver, unique
+                                      // in its engine
+using SessionId = Id<struct SessionTag>;  // one connection to a peer; unique in this engine
+using PlanId =
+    Id<struct PlanTag>;  // how two pools pair; made by the receiver, unique in its session
 
 // Sixteen random bytes: one incarnation of an engine, or a one-time secret between two of them.
 struct Token {

@@ -19,7 +19,8 @@ std::vector<LogLine> Log::take() {
     std::vector<LogLine> lines;
     const std::lock_guard lock(mutex_);
     if (dropped_ > 0) {
-        lines.push_back({LogLevel::warning, std::to_string(dropped_) + " log lines were dropped: nobody polled"});
+        lines.push_back({LogLevel::warning,
+                         std::to_string(dropped_) + " log lines were dropped: nobody polled"});
         dropped_ = 0;
     }
     lines.insert(lines.end(), std::make_move_iterator(lines_.begin()),

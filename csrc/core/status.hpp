@@ -62,8 +62,12 @@ Status errno_status(std::string_view what, int error);
 template <typename T>
 class [[nodiscard]] Result {
   public:
-    Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}          // NOLINT(google-explicit-constructor)
-    Result(Status failure) : state_(std::in_place_index<1>, std::move(failure)) {}  // NOLINT(google-explicit-constructor)
+    Result(T value)
+        : state_(std::in_place_index<0>, std::move(value)) {
+    }  // NOLINT(google-explicit-constructor)
+    Result(Status failure)
+        : state_(std::in_place_index<1>, std::move(failure)) {
+    }  // NOLINT(google-explicit-constructor)
 
     [[nodiscard]] bool ok() const { return state_.index() == 0; }
     explicit operator bool() const { return ok(); }
@@ -82,7 +86,7 @@ class [[nodiscard]] Result {
 }  // namespace mc
 
 // Leaves the function with the failure, if there is one.
-#define MC_RETURN_IF_ERROR(expression)                    \
-    do {                                                  \
+#define MC_RETURN_IF_ERROR(expression)                                           \
+    do {                                                                         \
         if (::mc::Status mc_status = (expression); !mc_status) return mc_status; \
     } while (false)

@@ -49,6 +49,12 @@ class Slice {
     [[nodiscard]] std::uint64_t estimated_segments() const;
 };
 
+// Judges how scattered a slice is; the choice of a path goes by it.
+inline std::uint64_t mean_segment_bytes(const Slice& slice) {
+    const std::uint64_t segments = slice.estimated_segments();
+    return segments == 0 ? slice.bytes() : slice.bytes() / segments;
+}
+
 // Walks a Slice from a byte offset on, yielding segments merged as far as this side's memory is
 // contiguous in canonical order. Cheap to make: O(planes + log runs), no allocation.
 class Cursor {

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// The remote side of recvs: what senders say about grants, and when a grant has been delivered.
+#include <algorithm>
+#include <utility>
+
+#include "protocol/receivers.hpp"
+
+namespace mc {
+
+Receivers::Grant* Receivers::find(Session& session, GrantId id) {
+    const auto found = grants_.find(id);
+    // A grant belongs to the session it was made in; nobody else may speak of it.
+    if (found == grants_.end() || found->second.session != session.id || found->second.closed)
+        return nullptr;
+    return &found->second;
+}
+
+bool Receivers::receive(Session& session, const Message& message) {
+    if (std::holds_alternative<Known>(message)) {
+        // The sender has announced the tag. It alone times RECVs for unknown tags.
+    } else if (const auto* ready = std::get_if<Ready>(&message)) {
+        if (Grant* grant = find(session, ready->grant)) receive_ready(*grant, *ready);
+    } else if (const auto* data = std::get_if<Data>(&message)) {
+        Grant* grant = find(session, data->grant);
+        if (grant == nullptr || data->epoch != grant->epoch) return true;
+        if (const Status placed = actions_.place(*data); !placed) fail(grant->recv, placed);
+    } else if (const auto* done = std::get_if<Done>(&message)) {
+        Grant* grant = find(session, done->grant);
+        if (grant == nullptr || done->epoch != grant->epoch || grant->rewind) return true;
+        grant->done = *done;
+        check_delivered(*grant);
+    } else if (const auto* rewind = std::get_if<Rewind>(&message)) {
+        if (Grant* grant = find(session, rewind->grant)) receive_rewind(*grant, *rewind);
+    } else if (const auto* failed = std::get_if<Fail>(&message)) {
+        // After a CANCEL of ours the answer is CANCELLED, which returns the credit.
+        if (Grant* grant = find(session, failed->grant)) {
+            fail(grant->recv, Status(failed->code, failed->reason), failed->grant);
+            return_credit(session, failed->grant);
+        }
+    } else if (const auto* cancelled = std::get_if<Cancelled>(&message)) {
+        return_credit(session, cancelled->grant);
+    } else if (const auto* write = std::get_if<Write>(&message)) {
+        receive_write(session, *write);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+void Receivers::receive_write(Session& session, const Write& write) {
+    Status allowed = actions_.check_remote(write.destination, true);
+    const auto total = [](const std::vector<Segment>& segments) {
+        std::uint64_t sum = 0;
+        for (const Segment& segment : segments) sum += segment.length;
+        return sum;
+    };
+    if (allowed && total(write.source) != total(write.destination)) {
+        allowed = Status(Code::protocol, "WRITE whose source and destination differ in length");
+    }
+    if (allowed && session.peer_writes_open >= options_.recv_credits) {
+        allowed = Status(Code::resource_exhausted, "too many writes are open");
+    }
+    if (!allowed) {
+        actions_.send(session.id, WriteRefused{write.write, allowed.code(), allowed.message()});
+        return;
+    }
+    const TransferId id{next_internal_++};
+    RecvState& recv = recvs_[id];
+    recv.request.id = id;
+    recv.list = Slice::from_segments(write.destination);
+    recv.write = write.write;
+    recv.started = true;
+    recv.deadline = actions_.time() + std::chrono::milliseconds(write.remaining_ms);
+    actions_.wake_at(recv.deadline);
+    recv.senders.push_back({session.address, session.id, false});
+    sessions_.set_busy(session, true);
+    ++session.peer_writes_open;
+    actions_.open_remote(id, session.id, false);
+    Grant& grant = add_grant(recv, session.id);
+    grant.list = recv.list;
+    grant.list_source = write.source;
+    grant.expected = recv.list->bytes();
+    open_sink(grant);
+    actions_.send(session.id, WriteGrant{write.write, grant.id, mean_segment_bytes(*recv.list)});
+}
+
+void Receivers::receive_ready(Grant& grant, const Ready& ready) {
+    if (grant.rewind || ready.epoch > grant.epoch) {
+        grant.waiting.push_back(ready);
+        return;
+    }
+    if (ready.epoch < grant.epoch) return;
+    if (const Status started = start_pull(grant, ready); !started) fail(grant.recv, started);
+}
+
+Result<std::shared_ptr<const Slice>> Receivers::source_slice(Grant& grant, const Ready& ready) {
+    if (grant.list) return Slice::from_segments(grant.list_source);
+    GrantPart& part = grant.parts[ready.part];
+    const Pool* pool = sessions_.find(grant.session)->pool(part.pool);
+    if (pool == nullptr)
+        return Status(Code::protocol, "READY for a pool that the sender does not have");
+    if (!part.source) {
+        auto walk = Walk::make(*pool, part.match, Side::source);
+        if (!walk) return walk.status();
+        part.source = std::move(*walk);
+    }
+    PageTable pages(pool->page_size, pool->page_count, pool->null_page,
+                    ready.tokens.first - ready.tokens.first % pool->page_size);
+    MC_RETURN_IF_ERROR(pages.append(ready.pages));
+    return Slice::make(part.source, pages, ready.tokens);
+}
+
+Status Receivers::start_pull(Grant& grant, const Ready& ready) {
+    if (!grant.list && ready.part >= grant.parts.size())
+        return {Code::protocol, "READY for a part that was not asked for"};
+    auto source = source_slice(grant, ready);
+    if (!source) return source.status().with_context("READY");
+    std::shared_ptr<const Slice> destination = grant.list;
+    if (!grant.list) {
+        const GrantPart& part = grant.parts[ready.part];
+        if (intersect(part.wanted, {&ready.tokens, 1}) != std::vector{ready.tokens}) {
+            return {Code::protocol, "READY for tokens that were not asked for"};
+        }
+        auto slice = Slice::make(part.destination, *part.pages, ready.tokens);
+        if (!slice) return slice.status();
+        destination = std::move(*slice);
+    }
+    if ((*source)->bytes() != destination->bytes())
+        return {Code::protocol, "READY whose bytes do not fit the grant"};
+    ++grant.pulls;
+    actions_.pull({grant.session, grant.id, grant.recv, grant.epoch, ready.part, ready.tokens,
+                   std::move(*source), std::move(destination), ready.guard, ready.expected});
+    return {};
+}
+
+void Receivers::pulled(GrantId id, std::uint32_t epoch, const Status& outcome,
+                       std::uint64_t bytes) {
+    const auto found = grants_.find(id);
+    if (found == grants_.end()) return;
+    Grant& grant = found->second;
+    --grant.pulls;
+    if (grant.closed) {
+        if (grant.pulls == 0)
+            actions_.close_sink(id);  // answered again, now that nothing is under way
+        return;
+    }
+    if (outcome.ok() && epoch == grant.epoch) grant.pulled += bytes;
+    if (grant.rewind) {
+        finish_rewind(grant);
+    } else if (outcome.code() == Code::aborted) {
+        grant.overtaken =
+            true;  // the guard had changed: the sender took its pages back while we read
+    } else if (!outcome.ok()) {
+        fail(grant.recv, outcome);
+    } else {
+        check_delivered(grant);
+    }
+}
+
+void Receivers::lane_ended(GrantId id, std::uint32_t epoch) {
+    const auto found = grants_.find(id);
+    if (found == grants_.end() || found->second.closed || epoch != found->second.epoch) return;
+    Grant& grant = found->second;
+    ++grant.lanes_ended;
+    if (grant.rewind) {
+        finish_rewind(grant);
+    } else {
+        check_delivered(grant);
+    }
+}
+
+void Receivers::receive_rewind(Grant& grant, const Rewind& rewind) {
+    if (grant.rewind || rewind.epoch <= grant.epoch) {
+        fail(grant.recv, Status(Code::protocol, "REWIND to an epoch that is not new"));
+        return;
+    }
+    grant.rewind = rewind;
+    finish_rewind(grant);
+}
+
+void Receivers::finish_rewind(Grant& grant) {
+    // REWOUND promises that no byte of the old epoch can still be placed: it is the sender's leave
+    // to ship again.
+    if (grant.pulls > 0 || grant.lanes_ended < grant.rewind->lanes) return;
+    grant.epoch = grant.rewind->epoch;
+    grant.rewind.reset();
+    grant.done.reset();
+    grant.pulled = 0;
+    grant.lanes_ended = 0;
+    grant.overtaken = false;
+    actions_.rewind_sink(grant.id, grant.epoch);
+    actions_.send(grant.session, Rewound{grant.id, grant.epoch});
+    const GrantId id = grant.id;
+    std::deque<Ready> waiting = std::move(grant.waiting);
+    grant.waiting.clear();
+    for (const Ready& ready : waiting) {
+        const auto alive = grants_.find(id);
+        if (alive == grants_.end() || alive->second.closed) return;
+        receive_ready(alive->second, ready);
+    }
+}
+
+void Receivers::check_delivered(Grant& grant) {
+    if (!grant.done || grant.pulls > 0 || grant.lanes_ended < grant.done->lanes) return;
+    const std::uint64_t pushed = actions_.placed(grant.id);
+    if (grant.overtaken) return;  // REWIND or FAIL is on its way
+    if (pushed != grant.done->bytes || pushed + grant.pulled != grant.expected) {
+        fail(grant.recv, Status(Code::protocol, "the sender said DONE after " +
+                                                    std::to_string(grant.done->bytes) + " bytes; " +
+                                                    std::to_string(pushed) + " were placed and " +
+                                                    std::to_string(grant.pulled) + " read of " +
+                                                    std::to_string(grant.expected) + " expected"));
+        return;
+    }
+    Session* session = sessions_.find(grant.session);
+    actions_.send(grant.session, Received{grant.id});
+    RecvState& recv = recvs_.at(grant.recv);
+    return_credit(*session, grant.id);
+    const auto sender =
+        std::find_if(recv.senders.begin(), recv.senders.end(), [&](const Sender& candidate) {
+            return candidate.session == grant.session && !candidate.ended;
+        });
+    if (sender != recv.senders.end()) sender->ended = true;
+    ++recv.delivered;
+    if (recv.delivered == recv.senders.size()) recv.closing = true;  // with the outcome ok
+    close_grant(grant);
+}
+
+}  // namespace mc

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// The remote side of sends: receivers' grants and how they find their send.
+#include <algorithm>
+#include <utility>
+
+#include "protocol/senders.hpp"
+
+namespace mc {
+
+namespace {
+
+constexpr std::size_t kMaxPlansPerSession = 65536;
+
+// Bounds what peers can make this engine keep for tags that nobody announced.
+constexpr std::size_t kMaxParkedRanges = 1U << 20;
+
+std::size_t count_ranges(const Recv& recv) {
+    std::size_t count = 1;
+    for (const RecvPart& part : recv.parts) count += 1 + part.wanted.size();
+    return count;
+}
+
+}  // namespace
+
+void Senders::session_ready(Session& session) {
+    for (auto& [id, send] : sends_) {
+        if (send.asked == session.id && !send.closing) ask_for_grant(send, session);
+    }
+}
+
+void Senders::session_closed(Session& session, const Status& reason) {
+    std::erase_if(parked_, [&](const Parked& parked) { return parked.session == session.id; });
+    std::vector<GrantKey> ended;
+    for (auto& [key, grant] : grants_) {
+        if (key.session == session.id) ended.push_back(key);
+    }
+    for (const GrantKey key : ended) {
+        if (const auto grant = grants_.find(key);
+            grant != grants_.end() && grant->second.failure.ok()) {
+            grant->second.failure = reason;
+        }
+        end_grant(key, false);
+    }
+    std::vector<TransferId> asking;
+    for (auto& [id, send] : sends_) {
+        if (send.asked == session.id && !send.closing) asking.push_back(id);
+    }
+    for (const TransferId id : asking) abort(id, reason);
+}
+
+bool Senders::receive(Session& session, const Message& message) {
+    if (const auto* recv = std::get_if<Recv>(&message)) {
+        receive_recv(session, *recv);
+    } else if (const auto* plan = std::get_if<Plan>(&message)) {
+        receive_plan(session, *plan);
+    } else if (const auto* read = std::get_if<Read>(&message)) {
+        receive_read(session, *read);
+    } else if (const auto* granted = std::get_if<WriteGrant>(&message)) {
+        receive_write_grant(session, *granted);
+    } else if (const auto* refused = std::get_if<WriteRefused>(&message)) {
+        receive_write_refused(session, *refused);
+    } else if (const auto* received = std::get_if<Received>(&message)) {
+        const GrantKey key{session.id, received->grant};
+        // Only DONE may be answered: else a peer could make us drop pages that others still want.
+        if (const auto grant = grants_.find(key);
+            grant != grants_.end() && grant->second.done_sent) {
+            end_grant(key, true);
+        }
+    } else if (const auto* cancel = std::get_if<Cancel>(&message)) {
+        const GrantKey key{session.id, cancel->grant};
+        if (const auto grant = grants_.find(key); grant != grants_.end()) {
+            grant->second.cancelled = true;
+            advance(grant->second, sends_.at(grant->second.send));
+        } else {
+            const auto removed = std::erase_if(parked_, [&](const Parked& parked) {
+                return parked.session == session.id && parked.recv.grant == cancel->grant;
+            });
+            session.peer_grants_open -= static_cast<std::uint32_t>(removed);
+            actions_.send(session.id, Cancelled{cancel->grant});
+        }
+    } else if (const auto* rewound = std::get_if<Rewound>(&message)) {
+        const auto found = grants_.find({session.id, rewound->grant});
+        if (found == grants_.end() || !found->second.rewind_sent) return true;
+        Grant& grant = found->second;
+        grant.epoch = rewound->epoch;
+        grant.rewinding = grant.rewind_sent = grant.done_sent = grant.list_shipped = false;
+        grant.pushed = 0;
+        for (OutPart& part : grant.parts) {
+            part.shipped = 0;
+            part.complete = false;
+        }
+        advance(grant, sends_.at(grant.send));
+    } else {
+        return false;
+    }
+    return true;
+}
+
+void Senders::receive_plan(Session& session, const Plan& plan) {
+    const Pool* pool = sessions_.own_pool(plan.pool);
+    if (pool == nullptr || !plan.id || session.plans.contains(plan.id) ||
+        session.plans.size() >= kMaxPlansPerSession) {
+        sessions_.fail(session,
+                       Status(Code::protocol, "PLAN for pool \"" + plan.pool +
+                                                  "\" is unknown, a duplicate, or one too many"));
+        return;
+    }
+    const Status valid = validate(plan.match, *pool, Side::source);
+    auto walk = valid ? Walk::make(*pool, plan.match, Side::source) : valid;
+    if (!walk) {
+        sessions_.fail(session, Status(Code::protocol, "PLAN for pool \"" + plan.pool +
+                                                           "\": " + walk.status().message()));
+        return;
+    }
+    session.walks[plan.id] = std::move(*walk);
+    session.plans[plan.id] = plan;
+}
+
+void Senders::refuse(Session& session, GrantId grant, const Status& reason) {
+    --session.peer_grants_open;
+    actions_.send(session.id, Fail{grant, reason.code(), reason.message()});
+}
+
+void Senders::receive_recv(Session& session, const Recv& recv) {
+    if (++session.peer_grants_open > options_.recv_credits) {
+        sessions_.fail(session, Status(Code::protocol, "the peer exceeded its " +
+                                                           std::to_string(options_.recv_credits) +
+                                                           " RECV credits"));
+        return;
+    }
+    const bool duplicate =
+        grants_.contains({session.id, recv.grant}) ||
+        std::any_of(parked_.begin(), parked_.end(), [&](const Parked& parked) {
+            return parked.session == session.id && parked.recv.grant == recv.grant;
+        });
+    const bool unplanned =
+        std::any_of(recv.parts.begin(), recv.parts.end(), [&](const RecvPart& part) {
+            return !session.plans.contains(part.plan) || part.wanted.empty();
+        });
+    if (duplicate || unplanned || recv.parts.size() > UINT16_MAX) {
+        sessions_.fail(
+            session, Status(Code::protocol, duplicate ? "RECV repeats a grant"
+                                                      : "RECV names an unknown plan or no tokens"));
+        return;
+    }
+    if (try_match(session, recv)) return;
+    if (const auto ended = ended_.find(recv.tag); ended != ended_.end()) {
+        refuse(session, recv.grant, ended->second);
+        return;
+    }
+    std::size_t ranges = count_ranges(recv);
+    for (const Parked& parked : parked_) ranges += count_ranges(parked.recv);
+    if (ranges > kMaxParkedRanges) {
+        refuse(session, recv.grant,
+               Status(Code::resource_exhausted, "too much waits for tags that nobody announced"));
+        return;
+    }
+    parked_.push_back({session.id, recv, actions_.time()});
+    actions_.wake_at(parked_.front().since + options_.unknown_timeout);
+}
+
+bool Senders::try_match(Session& session, const Recv& recv) {
+    const auto tagged = by_tag_.find(recv.tag);
+    if (tagged == by_tag_.end()) return false;
+    // Equal tags pair first come, first served; the ranks of one request stay together.
+    for (const TransferId id : tagged->second) {
+        Send& send = sends_.at(id);
+        const bool same_request = send.request == recv.request &&
+                                  send.receivers == recv.receiver_count &&
+                                  !send.indices.contains(recv.receiver_index);
+        if (send.request == 0 || same_request) {
+            attach(session, recv, send);
+            return true;
+        }
+    }
+    return false;
+}
+
+void Senders::match_parked(Send& send) {
+    const std::string tag = send.tag;
+    for (auto it = parked_.begin(); it != parked_.end();) {
+        Session* session = it->recv.tag == tag ? sessions_.find(it->session) : nullptr;
+        if (session == nullptr) {
+            ++it;
+            continue;
+        }
+        const Recv recv = it->recv;
+        if (!try_match(*session, recv)) break;
+        it = parked_.erase(it);
+    }
+}
+
+Senders::Grant& Senders::add_grant(Session& session, GrantId id, Send& send,
+                                   std::uint64_t segment_bytes, std::uint32_t remaining_ms) {
+    const GrantKey key{session.id, id};
+    Grant& grant = grants_[key];
+    grant.key = key;
+    grant.send = send.id;
+    grant.segment_bytes = segment_bytes;
+    grant.epoch = 0;
+    grant.deadline = actions_.time() + std::chrono::milliseconds(remaining_ms);
+    actions_.wake_at(grant.deadline);
+    send.grants.insert(key);
+    sessions_.set_busy(session, true);
+    return grant;
+}
+
+void Senders::attach(Session& session, const Recv& recv, Send& send) {
+    if (send.request == 0) {
+        send.request = recv.request;
+        send.receivers = recv.receiver_count;
+    }
+    send.indices.insert(recv.receiver_index);
+    if (send.indices.size() == send.receivers) {
+        const auto tagged = by_tag_.find(send.tag);
+        std::erase(tagged->second, send.id);
+        if (tagged->second.empty()) by_tag_.erase(tagged);
+    }
+    Grant& grant = add_grant(session, recv.grant, send, recv.segment_bytes, recv.remaining_ms);
+    grant.credited = true;
+    std::optional<std::uint32_t> first_token;
+    for (const RecvPart& part : recv.parts) {
+        const std::string& pool = session.plans.at(part.plan).pool;
+        grant.parts.push_back({pool, session.walks.at(part.plan), part.wanted, 0, false});
+        const std::uint32_t first = part.wanted.front().first;
+        first_token = std::min(first_token.value_or(first), first);
+    }
+    actions_.matched(send.id, session.id, first_token);
+    actions_.send(session.id, Known{recv.grant});
+    touch(send);
+    advance(grant, send);
+}
+
+void Senders::receive_read(Session& session, const Read& read) {
+    if (++session.peer_grants_open > options_.recv_credits ||
+        grants_.contains({session.id, read.grant})) {
+        sessions_.fail(session,
+                       Status(Code::protocol, "READ repeats a grant or exceeds the credits"));
+        return;
+    }
+    if (const Status allowed = actions_.check_remote(read.source, false); !allowed) {
+        refuse(session, read.grant, allowed);
+        return;
+    }
+    const TransferId id{next_internal_++};
+    Send& send = sends_[id];
+    send.id = id;
+    send.list = Slice::from_segments(read.source);
+    send.finished = true;
+    send.receivers = 1;
+    send.patience = std::chrono::milliseconds(read.remaining_ms);
+    touch(send);
+    actions_.open_remote(id, session.id, true);
+    Grant& grant = add_grant(session, read.grant, send, read.segment_bytes, read.remaining_ms);
+    grant.credited = true;
+    advance(grant, send);
+}
+
+void Senders::receive_write_grant(Session& session, const WriteGrant& granted) {
+    Send* send = find(granted.write);
+    if (send == nullptr || send->asked != session.id ||
+        grants_.contains({session.id, granted.grant})) {
+        actions_.send(session.id, Fail{granted.grant, Code::aborted, "the write has ended"});
+        return;
+    }
+    send->asked = {};
+    sessions_.set_busy(session, false);
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(send->deadline - actions_.time());
+    Grant& grant = add_grant(session, granted.grant, *send, granted.segment_bytes,
+                             static_cast<std::uint32_t>(std::max<std::int64_t>(left.count(), 0)));
+    advance(grant, *send);
+}
+
+void Senders::receive_write_refused(Session& session, const WriteRefused& refused) {
+    Send* send = find(refused.write);
+    if (send != nullptr && send->asked == session.id) {
+        close(*send, Status(refused.code, "the peer refused the write: " + refused.reason));
+    }
+}
+
+}  // namespace mc

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "protocol/sessions.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace mc {
+
+const Pool* Session::pool(const std::string& name) const {
+    const auto found = std::find_if(peer.pools.begin(), peer.pools.end(),
+                                    [&](const Pool& pool) { return pool.name == name; });
+    return found == peer.pools.end() ? nullptr : &*found;
+}
+
+Sessions::Sessions(Actions& actions, const ProtocolOptions& options, Hello self, Listener listener)
+    : actions_(actions), options_(options), self_(std::move(self)), listener_(std::move(listener)) {
+    self_.recv_credits = options_.recv_credits;
+}
+
+Session& Sessions::create(const std::string& address, bool outgoing) {
+    const SessionId id{next_id_++};
+    Session& session = sessions_[id];
+    session.id = id;
+    session.outgoing = outgoing;
+    session.address = address;
+    session.opened_at = session.heard_at = session.pinged_at = actions_.time();
+    actions_.wake_at(session.opened_at + options_.hello_timeout);
+    return session;
+}
+
+Session& Sessions::to(const std::string& address) {
+    if (const auto found = by_address_.find(address); found != by_address_.end()) {
+        return sessions_.at(found->second);
+    }
+    Session& session = create(address, true);
+    by_address_[address] = session.id;
+    actions_.connect(session.id, address);
+    return session;
+}
+
+SessionId Sessions::accept() { return create("", false).id; }
+
+void Sessions::connected(SessionId id) {
+    Session* session = find(id);
+    if (session == nullptr || session->state != Session::State::connecting) return;
+    session->state = Session::State::greeting;
+    session->heard_at = actions_.time();
+    Hello hello = self_;
+    session->link_token = hello.link_token = Token::random();
+    actions_.send(id, hello);
+}
+
+void Sessions::closed(SessionId id, const Status& reason) {
+    const auto found = sessions_.find(id);
+    if (found == sessions_.end()) return;
+    Session session = std::move(found->second);
+    sessions_.erase(found);
+    if (const auto by = by_address_.find(session.address);
+        session.outgoing && by != by_address_.end() && by->second == id) {
+        by_address_.erase(by);
+    }
+    listener_.closed(session, reason);
+}
+
+void Sessions::close_all(const Status& reason) {
+    while (!sessions_.empty()) fail(sessions_.begin()->second, reason);
+}
+
+void Sessions::add_pool(const Pool& pool) {
+    self_.pools.push_back(pool);
+    for (const auto& [id, session] : sessions_) {
+        if (session.state != Session::State::connecting) actions_.send(id, PoolAdded{pool});
+    }
+}
+
+const Pool* Sessions::own_pool(const std::string& name) const {
+    const auto found = std::find_if(self_.pools.begin(), self_.pools.end(),
+                                    [&](const Pool& pool) { return pool.name == name; });
+    return found == self_.pools.end() ? nullptr : &*found;
+}
+
+Session* Sessions::find(SessionId id) {
+    const auto found = sessions_.find(id);
+    return found == sessions_.end() ? nullptr : &found->second;
+}
+
+void Sessions::fail(Session& session, const Status& reason) {
+    const SessionId id = session.id;
+    if (session.state != Session::State::connecting) {
+        actions_.send(id, Bye{reason.code(), reason.message()});
+    }
+    actions_.close(id, reason);
+    closed(id, reason);
+}
+
+void Sessions::heard(SessionId id) {
+    if (Session* session = find(id)) session->heard_at = actions_.time();
+}
+
+void Sessions::set_busy(Session& session, bool busy) {
+    if (busy) {
+        // Silence counts from the moment when something began to be expected.
+        if (session.busy++ == 0) {
+            session.heard_at = session.pinged_at = actions_.time();
+            actions_.wake_at(session.pinged_at + options_.ping_interval);
+        }
+    } else {
+        --session.busy;
+    }
+}
+
+bool Sessions::receive(Session& session, const Message& message) {
+    session.heard_at = actions_.time();
+    if (const auto* hello = std::get_if<Hello>(&message)) {
+        receive_hello(session, *hello);
+    } else if (session.state != Session::State::ready) {
+        if (const auto* bye = std::get_if<Bye>(&message)) {
+            const Status reason(bye->code == Code::ok ? Code::peer_lost : bye->code,
+                                "the peer refused: " + bye->reason);
+            actions_.close(session.id, reason);
+            closed(session.id, reason);
+        } else {
+            fail(session, Status(Code::protocol, std::string(name_of(message)) + " before HELLO"));
+        }
+    } else if (const auto* added = std::get_if<PoolAdded>(&message)) {
+        const Status valid = validate(added->pool);
+        if (!valid || session.pool(added->pool.name) != nullptr ||
+            session.peer.pools.size() >= kMaxPools) {
+            fail(session,
+                 Status(Code::protocol,
+                        "POOL \"" + added->pool.name + "\" is not acceptable: " +
+                            (valid ? "it is a duplicate, or one too many" : valid.message())));
+        } else {
+            session.peer.pools.push_back(added->pool);
+        }
+    } else if (const auto* ping = std::get_if<Ping>(&message)) {
+        actions_.send(session.id, Pong{ping->value});
+    } else if (std::holds_alternative<Pong>(message)) {
+        // heard_at says it all
+    } else if (const auto* bye = std::get_if<Bye>(&message)) {
+        const Status reason(bye->code == Code::ok ? Code::peer_lost : bye->code,
+                            "the peer closed the session: " + bye->reason);
+        actions_.close(session.id, reason);
+        closed(session.id, reason);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+namespace {
+
+Status check_hello(const Hello& hello) {
+    if (hello.oldest_version > kProtocolVersion || hello.version < kOldestProtocolVersion) {
+        return {Code::unsupported,
+                "the peer speaks protocol versions " + std::to_string(hello.oldest_version) +
+                    " to " + std::to_string(hello.version) + ", this engine " +
+                    std::to_string(kOldestProtocolVersion) + " to " +
+                    std::to_string(kProtocolVersion) + "; upgrade the older one"};
+    }
+    if (hello.plan_version != kPlanVersion) {
+        return {Code::unsupported, "the peer's plan version is " +
+                                       std::to_string(hello.plan_version) + ", this engine's " +
+                                       std::to_string(kPlanVersion) + "; upgrade the older one"};
+    }
+    if (hello.instance.is_zero()) return {Code::protocol, "HELLO without an instance id"};
+    for (std::size_t i = 0; i < hello.pools.size(); ++i) {
+        const Pool& pool = hello.pools[i];
+        MC_RETURN_IF_ERROR(validate(pool).with_context("the peer's pool \"" + pool.name + "\""));
+        for (std::size_t j = 0; j < i; ++j) {
+            if (hello.pools[j].name == pool.name)
+                return {Code::protocol, "HELLO names pool \"" + pool.name + "\" twice"};
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+void Sessions::receive_hello(Session& session, const Hello& hello) {
+    if (session.state != Session::State::greeting) {
+        fail(session, Status(Code::protocol, "an unexpected HELLO"));
+        return;
+    }
+    if (const Status checked = check_hello(hello); !checked) {
+        fail(session, checked);
+        return;
+    }
+    // A new instance at an address means that the old one is gone, whether or not its connection
+    // has noticed: its grants end now.
+    std::vector<SessionId> stale;
+    for (const auto& [id, other] : sessions_) {
+        if (id != session.id && other.state == Session::State::ready &&
+            other.peer.address == hello.address && other.peer.instance != hello.instance) {
+            stale.push_back(id);
+        }
+    }
+    for (const SessionId id : stale) {
+        if (Session* old = find(id)) {
+            fail(*old,
+                 Status(Code::peer_restarted, "the engine at " + hello.address + " was restarted"));
+        }
+    }
+    session.peer = hello;
+    session.state = Session::State::ready;
+    if (!session.outgoing) session.address = hello.address;
+    actions_.ready(session);
+    listener_.ready(session);
+}
+
+void Sessions::tick(Instant now) {
+    // A gap in which this process did not run (stopped, starved) says nothing about the peers.
+    if (last_tick_ != Instant{}) {
+        const Duration pause = now - last_tick_ - options_.ping_interval;
+        if (pause > options_.ping_interval) {
+            for (auto& [id, session] : sessions_)
+                session.heard_at = std::min(now, session.heard_at + pause);
+        }
+    }
+    last_tick_ = now;
+
+    std::vector<std::pair<SessionId, Status>> lost;
+    bool watching = false;
+    for (auto& [id, session] : sessions_) {
+        if (session.state != Session::State::ready) {
+            if (now - session.opened_at >= options_.hello_timeout) {
+                lost.emplace_back(
+                    id,
+                    Status(Code::unreachable,
+                           "no handshake with " +
+                               (session.address.empty() ? "a connecting peer" : session.address) +
+                               " within " + std::to_string(to_seconds(options_.hello_timeout)) +
+                               " s"));
+            } else {
+                actions_.wake_at(session.opened_at + options_.hello_timeout);
+            }
+        } else if (session.busy > 0) {
+            watching = true;
+            if (now - session.heard_at >= options_.peer_timeout) {
+                lost.emplace_back(
+                    id, Status(Code::peer_lost,
+                               "no sign of life from " + session.address + " for " +
+                                   std::to_string(to_seconds(now - session.heard_at)) + " s"));
+            } else if (now - session.pinged_at >= options_.ping_interval) {
+                session.pinged_at = now;
+                actions_.send(id, Ping{static_cast<std::uint64_t>(id.value)});
+            }
+        }
+    }
+    for (const auto& [id, reason] : lost) {
+        if (Session* session = find(id)) fail(*session, reason);
+    }
+    if (watching) {
+        actions_.wake_at(now + options_.ping_interval);
+    } else {
+        last_tick_ = Instant{};
+    }
+}
+
+}  // namespace mc
