@@ -73,6 +73,7 @@ class EngineConfig:
     ring_bytes: int = 4 << 20
     """Size of the shared-memory ring to each peer of this host."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this level are not written. ``debug`` adds one for each request."""
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
@@ -143,6 +144,8 @@ class ConnectorConfig(EngineConfig):
 
     Loopback and this server's own host are always allowed.
     """
+    model_id: str | None = None
+    """What the model is called, where its folder has different names at P and D."""
     load_timeout: float = 60.0
     """How long D waits for a request's KV before the request fails."""
     hold_timeout: float = 120.0
