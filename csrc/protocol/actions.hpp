@@ -38,7 +38,7 @@ struct Shipment {
     TokenRange tokens;  // empty for a one-sided list
     std::shared_ptr<const Slice> source;
     std::span<const std::int32_t> pages;  // that hold `tokens`; valid during the call
-    std::uint64_t segment_bytes = 0;      // mean contiguous length at the receiver
+    std::uint64_t segment_bytes = 0;  // mean contiguous length at the receiver; 0: it cannot pull
 };
 
 // One part of a grant at its receiver.
@@ -77,8 +77,11 @@ class Actions {
     virtual void connect(SessionId session, const std::string& address) = 0;
     virtual void send(SessionId session, const Message& message) = 0;
     virtual void close(SessionId session, const Status& reason) = 0;
-    // The handshake is complete; the engine may set up data paths to the peer now.
-    virtual void ready(const Session& session) = 0;
+    // The greetings are exchanged: data paths to the peer may be set up now. For an outgoing
+    // session this is answered by Sessions::linked once they are, before any RECV is sent.
+    virtual void link(const Session& session) = 0;
+    // Whether pages of that peer can be read from here (pull paths), or have to be pushed.
+    virtual bool can_pull(SessionId session) = 0;
 
     // Sender. Ship the bytes by whatever path fits; answered by shipped(grant) once the pages are
     // not read any more for it (or, on pull paths, once READY is sent).

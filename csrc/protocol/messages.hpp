@@ -72,7 +72,7 @@ struct Recv {
     std::uint32_t receiver_index = 0;
     std::uint32_t receiver_count = 1;
     std::uint32_t remaining_ms = 0;
-    std::uint64_t segment_bytes = 0;  // mean contiguous length at the receiver: pull or push
+    std::uint64_t segment_bytes = 0;  // mean contiguous length at the receiver; 0: it cannot pull
     std::vector<RecvPart> parts;      // empty: release
 };
 // One-sided read: the receiver wants these bytes of the peer's registered memory.

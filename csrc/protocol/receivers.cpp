@@ -95,6 +95,10 @@ Receivers::Grant& Receivers::add_grant(RecvState& recv, SessionId session) {
     return grant;
 }
 
+std::uint64_t Receivers::segment_hint(SessionId session, std::uint64_t mean) {
+    return actions_.can_pull(session) ? std::max<std::uint64_t>(mean, 1) : 0;
+}
+
 void Receivers::open_sink(const Grant& grant) {
     std::vector<SinkPart> parts;
     for (const GrantPart& part : grant.parts)
@@ -151,7 +155,7 @@ Status Receivers::start(RecvState& recv) {
         open_sink(grant);
         ask(*sessions_.find(grant.session),
             Read{grant.id, milliseconds_until(recv.deadline, actions_.time()),
-                 mean_segment_bytes(*recv.list), grant.list_source});
+                 segment_hint(grant.session, mean_segment_bytes(*recv.list)), grant.list_source});
         return {};
     }
     std::vector<const std::vector<CachedPlan>*> plans;
@@ -181,6 +185,7 @@ Status Receivers::start(RecvState& recv) {
                 std::min(message.segment_bytes, plan.destination->scattered_segment_bytes());
             message.parts.push_back({plan.id, part.wanted});
         }
+        message.segment_bytes = segment_hint(grant.session, message.segment_bytes);
         open_sink(grant);
         ask(*sessions_.find(grant.session), std::move(message));
     }

@@ -116,6 +116,8 @@ class Receivers {
                                                      const std::string& pool);
     Grant& add_grant(RecvState& recv, SessionId session);
     void open_sink(const Grant& grant);
+    // What a RECV, READ or WRITE_GRANT says of our side's contiguity; 0 if we cannot pull anyway.
+    [[nodiscard]] std::uint64_t segment_hint(SessionId session, std::uint64_t mean);
     void ask(Session& session, Message recv_or_read);  // when there is credit for it
     void return_credit(Session& session, GrantId grant);
     void receive_ready(Grant& grant, const Ready& ready);

@@ -81,7 +81,8 @@ void Receivers::receive_write(Session& session, const Write& write) {
     grant.list_source = write.source;
     grant.expected = recv.list->bytes();
     open_sink(grant);
-    actions_.send(session.id, WriteGrant{write.write, grant.id, mean_segment_bytes(*recv.list)});
+    actions_.send(session.id, WriteGrant{write.write, grant.id,
+                                         segment_hint(session.id, mean_segment_bytes(*recv.list))});
 }
 
 void Receivers::receive_ready(Grant& grant, const Ready& ready) {

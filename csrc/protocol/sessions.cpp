@@ -113,7 +113,7 @@ bool Sessions::receive(Session& session, const Message& message) {
     session.heard_at = actions_.time();
     if (const auto* hello = std::get_if<Hello>(&message)) {
         receive_hello(session, *hello);
-    } else if (session.state != Session::State::ready) {
+    } else if (session.state < Session::State::linking) {
         if (const auto* bye = std::get_if<Bye>(&message)) {
             const Status reason(bye->code == Code::ok ? Code::peer_lost : bye->code,
                                 "the peer refused: " + bye->reason);
@@ -190,7 +190,7 @@ void Sessions::receive_hello(Session& session, const Hello& hello) {
     // has noticed: its grants end now.
     std::vector<SessionId> stale;
     for (const auto& [id, other] : sessions_) {
-        if (id != session.id && other.state == Session::State::ready &&
+        if (id != session.id && other.state >= Session::State::linking &&
             other.peer.address == hello.address && other.peer.instance != hello.instance) {
             stale.push_back(id);
         }
@@ -202,10 +202,23 @@ void Sessions::receive_hello(Session& session, const Hello& hello) {
         }
     }
     session.peer = hello;
-    session.state = Session::State::ready;
     if (!session.outgoing) session.address = hello.address;
-    actions_.ready(session);
-    listener_.ready(session);
+    if (session.outgoing) {
+        session.state = Session::State::linking;
+        actions_.link(session);
+    } else {
+        session.state = Session::State::ready;
+        actions_.link(session);
+        listener_.ready(session);
+    }
+}
+
+void Sessions::linked(SessionId id) {
+    Session* session = find(id);
+    if (session == nullptr || session->state != Session::State::linking) return;
+    session->state = Session::State::ready;
+    session->heard_at = actions_.time();
+    listener_.ready(*session);
 }
 
 void Sessions::tick(Instant now) {

@@ -16,7 +16,12 @@ namespace mc {
 
 // One connection to a peer, from the handshake to its end.
 struct Session {
-    enum class State : std::uint8_t { connecting, greeting, ready };
+    enum class State : std::uint8_t {
+        connecting,
+        greeting,  // our HELLO is sent
+        linking,   // both HELLOs are there; data paths are set up
+        ready,
+    };
 
     SessionId id;
     State state = State::connecting;
@@ -56,6 +61,7 @@ class Sessions {
     Session& to(const std::string& address);  // present or new outgoing session
     SessionId accept();
     void connected(SessionId id);
+    void linked(SessionId id);
     void closed(SessionId id, const Status& reason);
     void close_all(const Status& reason);
 
