@@ -257,12 +257,18 @@ void Receivers::close_grant(Grant& grant) {
 
 void Receivers::sink_closed(GrantId id) {
     const auto found = grants_.find(id);
-    if (found == grants_.end() || !found->second.closed || found->second.pulls > 0) return;
-    const TransferId recv_id = found->second.recv;
-    RecvState& recv = recvs_.at(recv_id);
-    std::erase(recv.grants, id);
+    if (found == grants_.end() || !found->second.closed) return;
+    found->second.sink_is_closed = true;
+    end_if_closed(id);
+}
+
+void Receivers::end_if_closed(GrantId id) {
+    const auto found = grants_.find(id);
+    if (!found->second.sink_is_closed || found->second.pulls > 0) return;
+    const TransferId recv = found->second.recv;
+    std::erase(recvs_.at(recv).grants, id);
     grants_.erase(found);
-    complete_if_closed(recv_id);
+    complete_if_closed(recv);
 }
 
 void Receivers::complete_if_closed(TransferId id) {

@@ -102,6 +102,7 @@ class Receivers {
         std::optional<Rewind> rewind;  // to be answered once nothing of the old epoch is under way
         std::deque<Ready> waiting;     // READYs that came while rewinding
         bool closed = false;           // the sink is being closed
+        bool sink_is_closed = false;
     };
     struct CachedPlan {
         PlanId id;
@@ -130,6 +131,7 @@ class Receivers {
     // Ends the recv badly. `failed_by_sender` is the grant whose sender knows already.
     void fail(TransferId id, const Status& reason, GrantId failed_by_sender = {});
     void close_grant(Grant& grant);
+    void end_if_closed(GrantId id);  // once nobody can place a byte any more
     void complete_if_closed(TransferId id);
     Grant* find(Session& session, GrantId id);
 

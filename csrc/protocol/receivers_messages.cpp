@@ -141,8 +141,7 @@ void Receivers::pulled(GrantId id, std::uint32_t epoch, const Status& outcome,
     Grant& grant = found->second;
     --grant.pulls;
     if (grant.closed) {
-        if (grant.pulls == 0)
-            actions_.close_sink(id);  // answered again, now that nothing is under way
+        end_if_closed(id);
         return;
     }
     if (outcome.ok() && epoch == grant.epoch) grant.pulled += bytes;
