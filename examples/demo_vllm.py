@@ -154,7 +154,7 @@ def describe(comparison: Comparison) -> list[str]:
             f"{transfer.bytes / 1024:,.0f}",
             f"{transfer.spans:,}",
             transfer.path,
-            f"{transfer.seconds * 1000:.1f} ms",
+            f"{transfer.milliseconds:.1f} ms",
         ]
     answers = [
         repr(answer.error or answer.text)[:ANSWER_WIDTH].replace("[", r"\[")

@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# The line ends in key=value words; what comes before is the logger's own.
-RECEIVED = re.compile(r"received request=(?P<request>\S+) (?P<figures>(?:\w+=\S+ ?)+)")
+FETCHED = re.compile(
+    r"(?P<request>\S+): fetched (?P<tokens>\d+) tokens, (?P<bytes>\d+) bytes "
+    r"in (?P<spans>\d+) spans over (?P<path>\S+), (?P<milliseconds>[\d.]+) ms"
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Transfer:
     bytes: int
     spans: int
     path: str
-    seconds: float
+    milliseconds: float
 
 
 class TransferLog:
@@ -39,16 +41,15 @@ class TransferLog:
         with self._path.open("rb") as file:
             file.seek(self._offset)
             text = file.read().decode(errors="replace")
-        lines = list(RECEIVED.finditer(text))
+        lines = list(FETCHED.finditer(text))
         if not lines:
             return None
-        found = lines[-1]
-        figures = dict(word.split("=", 1) for word in found["figures"].split())
+        line = lines[-1]
         return Transfer(
-            request=found["request"],
-            tokens=int(figures["tokens"]),
-            bytes=int(figures["bytes"]),
-            spans=int(figures["spans"]),
-            path=figures["path"],
-            seconds=float(figures["seconds"]),
+            request=line["request"],
+            tokens=int(line["tokens"]),
+            bytes=int(line["bytes"]),
+            spans=int(line["spans"]),
+            path=line["path"],
+            milliseconds=float(line["milliseconds"]),
         )
