@@ -81,6 +81,10 @@ class Cluster:
         self, name: str, role: str | None, extra: Mapping[str, object] | None = None
     ) -> Server:
         port = free_port()
+        environment = dict(ENVIRONMENT)
+        if self.engine_options.get("log_level") == "debug":
+            # vLLM's log handler drops our lines otherwise.
+            environment["VLLM_LOGGING_LEVEL"] = "DEBUG"
         command = [
             *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", str(self.model), "--served-model-name", MODEL_NAME),
@@ -96,4 +100,4 @@ class Cluster:
                 "kv_connector_extra_config": {**self.engine_options, **(extra or {})},
             }
             command += ["--kv-transfer-config", json.dumps(transfer)]
-        return self.servers.start(name, command, f"http://{HOST}:{port}", ENVIRONMENT)
+        return self.servers.start(name, command, f"http://{HOST}:{port}", environment)
