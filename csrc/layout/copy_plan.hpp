@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -22,10 +23,25 @@ struct Span {
 // both sides are contiguous. Memory is bounded whatever the slices' size.
 class CopyPlan {
   public:
-    CopyPlan(Cursor source, Cursor destination);  // of equal length
+    CopyPlan(Cursor source, Cursor destination);  // of equal length; else the shorter one decides
 
     // Fills `out` from its front; returns how many. Less than out.size() means the end.
     std::size_t next(std::span<Span> out);
+
+  private:
+    // One side: a window of segments, the first of which may be used up in part.
+    struct Window {
+        explicit Window(Cursor walked) : cursor(std::move(walked)) {}
+        bool refill();
+
+        Cursor cursor;
+        std::array<Segment, 64> segments;
+        std::size_t at = 0;
+        std::size_t end = 0;
+    };
+
+    Window source_;
+    Window destination_;
 };
 
 }  // namespace mc

@@ -64,8 +64,9 @@ struct Pool {
 inline constexpr std::uint32_t kMaxPlanes = 8192;
 inline constexpr std::uint32_t kMaxPageSize = 1U << 20;
 
-// Checks extents and strides: nothing is zero, every address of every page fits 64 bits, element
-// bytes and strides agree, and no two planes have the same layer, kind and heads.
+// Checks extents and strides: no count or address is zero, no two elements of a plane overlap, every
+// address of every page fits 64 bits, and no two planes hold the same head of one layer and kind.
+// The stride of an axis with one index is never used and may be anything.
 Status validate(const Pool& pool);
 
 // Half-open range of addresses that a plane touches, for range checks. The pool must be valid.
