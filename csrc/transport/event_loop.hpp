@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -23,7 +24,7 @@ class FileDescriptor {
     explicit FileDescriptor(int fd) : fd_(fd) {}
     FileDescriptor(FileDescriptor&& other) noexcept : fd_(other.release()) {}
     FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-        reset(other.release());
+        if (this != &other) reset(other.release());
         return *this;
     }
     ~FileDescriptor() { reset(); }
@@ -44,7 +45,7 @@ class FileDescriptor {
 // One thread with an epoll set, a queue of posted functions and one timer. It sleeps in the kernel
 // when there is nothing to do: idle CPU is zero. All members but post(), stop() and
 // in_loop_thread() may be called only from the loop's own thread (inside handlers and posted
-// functions), or before start().
+// functions), before start(), or after stop().
 class EventLoop {
   public:
     using Handler = std::function<void(std::uint32_t events)>;  // EPOLLIN, EPOLLOUT, EPOLLHUP...
@@ -55,8 +56,10 @@ class EventLoop {
     EventLoop(const EventLoop&) = delete;
     EventLoop& operator=(const EventLoop&) = delete;
 
+    // Fails with resource_exhausted when the kernel has no descriptor or thread left.
     Status start(std::string thread_name);
-    void stop();  // runs what was posted, then ends and joins the thread; idempotent
+    // Runs what was posted, then ends and joins the thread; idempotent. Not from the loop's thread.
+    void stop();
 
     // Runs the task in the loop's thread; wakes it with one eventfd write if it may be asleep.
     // After stop() the task is destroyed without running.
@@ -69,6 +72,36 @@ class EventLoop {
 
     // The one timer: called once at or after `when`; setting it again replaces it.
     void set_timer(std::optional<Instant> when, Task task);
+
+  private:
+    // What epoll returns names the watch, not only the descriptor: a number that was closed and
+    // given out again within one round of events must not get the events of its predecessor.
+    struct Watch {
+        std::uint32_t generation;
+        Handler handler;
+    };
+
+    void run();
+    [[nodiscard]] int wait_milliseconds() const;  // until the timer; -1 without one
+    void run_tasks(std::vector<Task>& tasks);
+    void run_timer();
+    void dispatch(std::uint64_t key, std::uint32_t events);
+    void drain_wake();
+
+    FileDescriptor epoll_;
+    FileDescriptor wake_;
+    std::thread thread_;
+    std::atomic<std::thread::id> thread_id_;
+    std::unordered_map<int, std::shared_ptr<Watch>> watches_;
+    std::uint32_t generation_ = 0;
+    std::optional<Instant> timer_;
+    Task timer_task_;
+
+    std::mutex mutex_;  // guards what stands below
+    std::vector<Task> posted_;
+    bool asleep_ = false;  // the loop is, or is about to be, waiting in the kernel
+    bool stopping_ = false;
+    bool stopped_ = false;
 };
 
 }  // namespace mc
