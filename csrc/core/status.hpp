@@ -62,12 +62,11 @@ Status errno_status(std::string_view what, int error);
 template <typename T>
 class [[nodiscard]] Result {
   public:
-    Result(T value)
-        : state_(std::in_place_index<0>, std::move(value)) {
-    }  // NOLINT(google-explicit-constructor)
-    Result(Status failure)
-        : state_(std::in_place_index<1>, std::move(failure)) {
-    }  // NOLINT(google-explicit-constructor)
+    // Implicit, so that a function can return either.
+    Result(T value)  // NOLINT(google-explicit-constructor)
+        : state_(std::in_place_index<0>, std::move(value)) {}
+    Result(Status failure)  // NOLINT(google-explicit-constructor)
+        : state_(std::in_place_index<1>, std::move(failure)) {}
 
     [[nodiscard]] bool ok() const { return state_.index() == 0; }
     explicit operator bool() const { return ok(); }
