@@ -27,6 +27,11 @@ if [[ ! -x $venv/bin/python ]]; then
     "$python" -m venv "$venv"
 fi
 
+if ! "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
+    echo "$0: vLLM's CPU build needs libnuma.so.1. Debian, Ubuntu: apt-get install libnuma1" >&2
+    exit 1
+fi
+
 # The stamp is written last, so that an interrupted installation is done again.
 stamp=$venv/.pins
 if ! cmp -s "$pins" "$stamp"; then
