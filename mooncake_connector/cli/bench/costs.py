@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the package costs the process that uses it: its import, and each call."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from mooncake_connector.cli.bench.engine_end import engine_end
+from mooncake_connector.cli.bench.methods import engine_method, opened
+from mooncake_connector.cli.bench.options import Options
+from mooncake_connector.cli.bench.pair import Pair
+from mooncake_connector.cli.bench.results import CallResult, StartupResult, percentile
+from mooncake_connector.cli.bench.worker import Worker
+from mooncake_connector.cli.bench.workload import WorkloadSpec
+from mooncake_connector.errors import MooncakeConnectorError
+
+T = TypeVar("T")
+Calls = dict[str, list[float]]
+
+PAGES = (1, 64, 1024, 4096)  # of one call
+COUNT = 200  # calls of each kind
+BLOCK = 256
+STARTS = 6
+
+IMPORT = """
+import os, time
+import numpy
+threads = len(os.listdir("/proc/self/task"))
+began = time.perf_counter()
+import mooncake_connector
+print(time.perf_counter() - began, len(os.listdir("/proc/self/task")) - threads)
+"""
+
+
+def steps(options: Options) -> int:
+    """How often ``calls`` calls ``advance``."""
+    return len(page_counts(options))
+
+
+def page_counts(options: Options) -> list[int]:
+    """The page counts that fit twice into the region."""
+    return [pages for pages in PAGES if 2 * pages * BLOCK <= options.region]
+
+
+def calls(pair: Pair, options: Options, advance: Callable[[str], None]) -> list[CallResult]:
+    """Times each call of a transfer, one transfer after the other."""
+    name = engine_method(options.paths[0])
+    results = []
+    for pages in page_counts(options):
+        advance(f"calls with {pages} pages")
+        spec = WorkloadSpec(BLOCK, "random", pages, options.region // BLOCK)
+        with opened(pair, [name], spec) as ways:
+            if name in ways.unavailable:
+                return []
+            sides = pair.both(_timed_transfers, name, COUNT)
+        for role, seconds in sides.items():
+            results += [
+                CallResult(
+                    call, role, pages, percentile(times, 0.5), percentile(times, 0.99), len(times)
+                )
+                for call, times in seconds.items()
+            ]
+    return results
+
+
+def startup(advance: Callable[[str], None]) -> StartupResult:
+    """Imports the package in fresh interpreters; the first one fills the file cache.
+
+    Raises:
+        MooncakeConnectorError: the import fails.
+    """
+    advance("import")
+    seconds, threads = [], 0
+    for _ in range(STARTS):
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise MooncakeConnectorError(f"import mooncake_connector fails: {done.stderr}")
+        elapsed, started = done.stdout.split()
+        seconds.append(float(elapsed))
+        threads = max(threads, int(started))
+    return StartupResult(seconds[1:], threads)
+
+
+def _timed_transfers(worker: Worker, name: str, count: int) -> Calls:
+    end = engine_end(worker, name)
+    seconds: Calls = {}
+
+    def timed(call: str, function: Callable[..., T], *arguments: object, **options: object) -> T:
+        began = time.perf_counter()
+        result = function(*arguments, **options)
+        seconds.setdefault(call, []).append(time.perf_counter() - began)
+        return result
+
+    for tag in end.next_tags(count):
+        end.finish(end.start(tag, end.pages, timed))
+        timed("poll", end.engine.poll)
+    return seconds
