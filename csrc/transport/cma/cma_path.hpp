@@ -13,7 +13,7 @@ class CmaPath final : public PullPath {
   public:
     // `pidfd` is of the process `pid`, whose memory was found readable (SameHostLink::cma_readable).
     // To be made and destroyed in the loop's thread.
-    CmaPath(EventLoop& loop, pid_t pid, FileDescriptor pidfd, OnFailure on_failure);
+    CmaPath(EventLoop& loop, pid_t pid, FileDescriptor pidfd, OnFailure on_failure = nullptr);
     ~CmaPath() override;
 
     [[nodiscard]] PathKind kind() const override { return PathKind::cma; }

@@ -5,7 +5,7 @@
 #include <memory>
 #include <utility>
 
-#include "transport/guard.hpp"
+#include "transport/cma/guard.hpp"
 
 namespace mc {
 

@@ -8,7 +8,7 @@ namespace mc {
 // Copies between two engines of one process.
 class LocalPath final : public PullPath {
   public:
-    LocalPath(EventLoop& loop, OnFailure on_failure);
+    explicit LocalPath(EventLoop& loop, OnFailure on_failure = nullptr);
     ~LocalPath() override;
 
     [[nodiscard]] PathKind kind() const override { return PathKind::local; }
