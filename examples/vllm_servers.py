@@ -24,6 +24,9 @@ CHUNK_TOKENS = 256
 KV_CACHE_BYTES = 64 << 20
 
 ENVIRONMENT = {
+    # `python -m` would put the current folder first on the path: in a checkout that is the package's
+    # source, without its extension modules.
+    "PYTHONSAFEPATH": "1",
     "VLLM_HOST_IP": HOST,
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
