@@ -24,8 +24,8 @@ CHUNK_TOKENS = 256
 KV_CACHE_BYTES = 64 << 20
 
 ENVIRONMENT = {
-    # `python -m` would put the current folder first on the path: in a checkout that is the package's
-    # source, without its extension modules.
+    # `python -m` would put the current folder first on the path. In a checkout that is the source
+    # of the package, without its extension modules.
     "PYTHONSAFEPATH": "1",
     "VLLM_HOST_IP": HOST,
     "HF_HUB_OFFLINE": "1",

@@ -77,7 +77,7 @@ def startup(advance: Callable[[str], None]) -> StartupResult:
     seconds, threads = [], 0
     for _ in range(STARTS):
         done = subprocess.run(
-            [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False
+            [sys.executable, "-P", "-c", IMPORT], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             raise MooncakeConnectorError(f"import mooncake_connector fails: {done.stderr}")
