@@ -191,6 +191,12 @@ def demonstrate(console: Console, folder: Path, startup_timeout: float) -> list[
     return problems
 
 
+def report(console: Console, problem: str) -> None:
+    """Prints what went wrong; text from a server's log is not markup."""
+    console.print("[red]failed:[/]", end=" ")
+    console.print(problem, markup=False, soft_wrap=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -200,19 +206,21 @@ def main() -> int:
         "--startup-timeout", type=float, default=600.0, help="seconds for all servers to start"
     )
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Also where a shell started this in the background, and so told it to ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     console = Console(highlight=False)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
         problems = demonstrate(console, arguments.folder.resolve(), arguments.startup_timeout)
     except (ServerFailed, subprocess.CalledProcessError) as failure:
-        console.print(f"[red]failed:[/] {failure}", markup=True)
+        report(console, str(failure))
         return 1
     except KeyboardInterrupt:
         console.print("interrupted; all servers have been stopped")
         return 130
     for problem in problems:
-        console.print("[red]failed:[/]", problem)
+        report(console, problem)
     if problems:
         console.print(f"the servers' logs are in {arguments.folder / 'logs'}")
         return 1

@@ -70,7 +70,7 @@ def gemma3() -> PretrainedConfig:
 
 
 def mla() -> PretrainedConfig:
-    """Multi-head latent attention, with experts in all but the first layer."""
+    """Multi-head latent attention, without experts."""
     return DeepseekV2Config(
         **COMMON,
         num_attention_heads=4,
@@ -80,11 +80,7 @@ def mla() -> PretrainedConfig:
         qk_rope_head_dim=64,
         qk_nope_head_dim=128,
         v_head_dim=128,
-        n_routed_experts=4,
-        n_shared_experts=1,
-        num_experts_per_tok=2,
-        moe_intermediate_size=128,
-        first_k_dense_replace=1,
+        first_k_dense_replace=COMMON["num_hidden_layers"],
     )
 
 
