@@ -34,6 +34,9 @@ class End(abc.ABC):
     def transfer(self) -> None:
         """Makes the next transfer, after the last one the first; returns when this side is done."""
 
+    def announce(self, count: int) -> None:  # noqa: B027  # only the engine knows pages by names
+        """Makes ``count`` pages known that the receiver will ask for in ``latencies``."""
+
     @abc.abstractmethod
     def latencies(self, count: int) -> list[float]:
         """Moves ``count`` single pages of the first transfer one after the other.

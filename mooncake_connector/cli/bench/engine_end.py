@@ -41,6 +41,8 @@ class EngineEnd(End):
         self._tags = counter()
         self._pool: Pool | None = None
         self._lists: list[PageIds] = []
+        self._announced: list[tuple[int, PageIds]] = []
+        self._sends: list[Transfer] = []
 
     def offer(self) -> str:
         """The engine's address."""
@@ -103,17 +105,18 @@ class EngineEnd(End):
         completion = self.finish(self.start(self.next_tags(1)[0], next(self._turn)))
         self.spans_moved, self.path_taken = completion.spans, completion.path
 
-    def latencies(self, count: int) -> list[float]:
-        """Times recv until it has completed; the sends are all open before."""
-        tags = self.next_tags(count)
+    def announce(self, count: int) -> None:
+        """Opens all sends before the first recv, which then times the transfer alone."""
         pages = [self.pages[i % len(self.pages) :][:1] for i in range(count)]
-        if self.sending:
-            # All are open before the receiver asks for the first: it then times transfers alone.
-            for send in [self.start(tag, page) for tag, page in zip(tags, pages, strict=True)]:
-                self.finish(send)
-            return []
+        self._announced = list(zip(self.next_tags(count), pages, strict=True))
+        self._sends = [self.start(tag, page) for tag, page in self._announced if self.sending]
+
+    def latencies(self, count: int) -> list[float]:
+        """Times each recv from its call until it has completed."""
+        for send in self._sends:
+            self.finish(send)
         seconds = []
-        for tag, page in zip(tags, pages, strict=True):
+        for tag, page in [] if self.sending else self._announced:
             began = time.perf_counter()
             completion = self.start(tag, page).wait(PATIENCE)
             seconds.append(time.perf_counter() - began)

@@ -41,6 +41,7 @@ def measure(pair: Pair, options: Options, advance: Callable[[str], None]) -> lis
         with opened(pair, methods, spec) as ways:
             for index in range(options.rounds + 1):
                 for name in ways.names:
+                    pair.both(_announce, name, COUNT)
                     sides = pair.both(_latencies, name, COUNT)
                     if index > 0:  # round 0 warms up
                         seconds.setdefault(name, []).extend(chain(*sides.values()))
@@ -50,6 +51,10 @@ def measure(pair: Pair, options: Options, advance: Callable[[str], None]) -> lis
             if times
         ]
     return results
+
+
+def _announce(worker: Worker, name: str, count: int) -> None:
+    worker.ends[name].announce(count)
 
 
 def _latencies(worker: Worker, name: str, count: int) -> list[float]:

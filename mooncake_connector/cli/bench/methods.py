@@ -28,8 +28,6 @@ class Opened:
 
     names: tuple[str, ...]
     unavailable: dict[str, str]
-    spans: int
-    """Spans of the first transfer of the workload that they were opened with."""
 
 
 def engine_method(path: str) -> str:
@@ -46,7 +44,7 @@ def opened(pair: Pair, names: Sequence[str], spec: WorkloadSpec) -> Iterator[Ope
     """
     usable: list[str] = []
     unavailable: dict[str, str] = {}
-    spans = pair.both(child.load, spec)[Role.SENDER]
+    pair.both(child.load, spec)
     for name in names:
         try:
             offers = pair.both(_open, name)
@@ -61,7 +59,7 @@ def opened(pair: Pair, names: Sequence[str], spec: WorkloadSpec) -> Iterator[Ope
             pair.both(_close, name)
         else:
             usable.append(name)
-    yield Opened(tuple(usable), unavailable, spans)
+    yield Opened(tuple(usable), unavailable)
     # After a failure the sides may not answer any more; they close what is open when they end.
     for name in usable:
         pair.both(_close, name)
