@@ -269,6 +269,43 @@ Result<std::vector<Match>> match_pools(std::span<const Pool* const> sources, con
     return matches;
 }
 
+Match canonical_match(const Pool& pool) {
+    struct Part {
+        std::uint32_t plane;
+        Half half;
+    };
+    std::vector<Part> parts;
+    for (std::uint32_t i = 0; i < pool.planes.size(); ++i) {
+        const bool kv = pool.planes[i].kind == PlaneKind::kv;
+        parts.push_back({i, kv ? Half::k : Half::whole});
+        if (kv) parts.push_back({i, Half::v});
+    }
+    std::sort(parts.begin(), parts.end(), [&](const Part& left, const Part& right) {
+        const auto key = [&](const Part& part) {
+            const Plane& plane = pool.planes[part.plane];
+            PlaneKind kind = plane.kind;
+            if (part.half != Half::whole) kind = part.half == Half::k ? PlaneKind::k : PlaneKind::v;
+            return std::tuple(plane.layer, kind, plane.first_head);
+        };
+        return key(left) < key(right);
+    });
+    Match match;
+    match.order = {.axes = {Axis::layer, Axis::block, Axis::token, Axis::head}, .block_tokens = 1};
+    for (const Part& part : parts) {
+        const Plane& plane = pool.planes[part.plane];
+        const std::uint32_t element = first_element_of(plane, part.half);
+        const PlanePair& pair =
+            match.pairs.emplace_back(PlanePair{.source_plane = part.plane,
+                                               .source_element = element,
+                                               .destination_plane = part.plane,
+                                               .destination_element = element,
+                                               .heads = plane.heads,
+                                               .elements = elements_of(plane, part.half)});
+        match.token_bytes += std::uint64_t{pair.heads} * pair.elements * plane.element_bytes;
+    }
+    return match;
+}
+
 Status check_compatible(const Pool& source, const Pool& destination) {
     MC_RETURN_IF_ERROR(validate(source));
     MC_RETURN_IF_ERROR(validate(destination));

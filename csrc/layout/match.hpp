@@ -73,6 +73,10 @@ Result<std::vector<Match>> match_pools(std::span<const Pool* const> sources, con
 // runs of consecutive pages. Among equals the first in alphabet L, B, H, N wins.
 Order choose_order(const Pool& source, const Pool& destination, const Match& match);
 
+// Pairs a pool with itself in an order that no layout changes, for digests and flat copies: layers in
+// ascending order, of each K before V (of `kv` too), then tokens, heads, elements. The pool must be valid.
+Match canonical_match(const Pool& pool);
+
 // Whether two pools could ever exchange pages; what the handshake reports. Coverage is not checked.
 Status check_compatible(const Pool& source, const Pool& destination);
 
