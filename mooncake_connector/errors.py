@@ -59,6 +59,26 @@ class UnsupportedError(MooncakeConnectorError):
     """This build, kernel, serving-engine version or feature combination is not supported."""
 
 
+_BY_CODE: dict[str, type[MooncakeConnectorError]] = {
+    "invalid argument": ConfigError,
+    "layout mismatch": LayoutMismatch,
+    "unreachable": PeerUnreachable,
+    "authentication failed": AuthenticationFailed,
+    "timeout": TransferTimeout,
+    "aborted": TransferAborted,
+    "peer restarted": PeerRestarted,
+    "peer lost": PeerLost,
+    "protocol error": ProtocolError,
+    "resource exhausted": ResourceExhausted,
+    "unsupported": UnsupportedError,
+}
+
+
+def exception_for(code: str) -> type[MooncakeConnectorError]:
+    """The class for a status code of the engine, by the code's name."""
+    return _BY_CODE.get(code, MooncakeConnectorError)
+
+
 __all__ = [
     "AuthenticationFailed",
     "ConfigError",
@@ -72,4 +92,5 @@ __all__ = [
     "TransferAborted",
     "TransferTimeout",
     "UnsupportedError",
+    "exception_for",
 ]

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mooncake_connector.errors import ConfigError
 
 KINDS = ("k", "v", "kv", "mla", "state", "aux")
@@ -237,7 +239,30 @@ def planes_from_array(
     ]
 
 
-planes_from_tensor = planes_from_array
+def memory_of(memory: Any) -> tuple[int, int, int | None]:
+    """Address, bytes and CUDA device (None: host) of contiguous memory.
+
+    Args:
+        memory: a tensor, an array, a writable buffer, or already such a triple.
+
+    Raises:
+        ConfigError: it is not contiguous, or not writable.
+    """
+    if isinstance(memory, tuple):
+        address, nbytes, device = memory
+        return address, nbytes, device
+    if not hasattr(memory, "data_ptr"):
+        try:
+            memory = np.frombuffer(memory, np.uint8)
+        except (ValueError, BufferError, TypeError) as error:
+            raise ConfigError(f"cannot register {type(memory).__name__}: {error}") from None
+        if not memory.flags.writeable:
+            raise ConfigError("cannot register read-only memory")
+        return int(memory.ctypes.data), int(memory.nbytes), None
+    if not memory.is_contiguous():
+        raise ConfigError("cannot register a tensor that is not contiguous")
+    strided = _Strided.of(memory)
+    return strided.address, int(memory.nbytes), strided.device
 
 
 def _check_axes(strided: _Strided, axes: str, kind: str) -> None:

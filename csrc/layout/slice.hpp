@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -84,6 +85,11 @@ class Slice {
     std::vector<Segment> segments_;
     std::vector<std::uint64_t> segment_ends_;  // in canonical bytes
 };
+
+// Judges how scattered a slice is; the choice of a path goes by it.
+inline std::uint64_t mean_segment_bytes(const Slice& slice) {
+    return slice.bytes() / std::max<std::uint64_t>(1, slice.estimated_segments());
+}
 
 // Walks a Slice from a byte offset on, yielding segments merged as far as this side's memory is
 // contiguous in canonical order: two successive segments never touch, also across calls. Cheap to

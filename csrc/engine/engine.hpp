@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/driver.hpp"
+
+namespace mc {
+
+// Pages of one pool, as callers name them.
+struct PoolPages {
+    std::string pool;
+    std::vector<std::int32_t> pages;
+    std::uint32_t first_token = 0;  // of the first page
+};
+
+struct RecvOptions {
+    std::vector<std::string> senders;  // addresses
+    std::string tag;
+    std::vector<PoolPages> parts;      // the first page holds `first_token`
+    std::uint32_t first_token = 0;
+    std::uint32_t tokens = 0;          // wanted are the tokens [first_token, tokens)
+    std::vector<PoolPages> rows;       // whole rows
+    std::uint64_t request = 0;         // shared by all receivers of one request; 0: a number of its own
+    std::uint32_t receiver_index = 0;
+    std::uint32_t receiver_count = 1;
+    Duration deadline{};
+};
+
+// Moves pages between this process and others. Every call checks its arguments, hands the work to
+// the control thread, and returns; transfers report through poll() and wait(). Thread-safe.
+class Engine {
+  public:
+    static Result<std::unique_ptr<Engine>> create(EngineOptions options);
+    ~Engine();  // closes
+    Engine(const Engine&) = delete;
+    Engine& operator=(const Engine&) = delete;
+
+    [[nodiscard]] const std::string& address() const { return driver_->address(); }
+    [[nodiscard]] const InstanceId& instance() const { return instance_; }
+
+    Status register_pool(const Pool& pool);
+    Status register_memory(const MemoryTable::Region& region);
+    Status unregister_memory(std::uint64_t address);
+
+    Result<std::shared_ptr<Transfer>> send(std::string tag, Duration patience);
+    Status append(const Transfer& send, PoolPages pages);
+    Status mark_ready(const Transfer& send, std::uint32_t tokens);
+    Status rewind(Transfer& send, std::uint32_t tokens);
+    Status finish(const Transfer& send, std::vector<PoolPages> final_parts);
+    Status abort(const Transfer& send, std::string reason);
+    Matched matched(const Transfer& send) { return completions_.matched(send); }
+
+    Result<std::shared_ptr<Transfer>> recv(RecvOptions options);
+    Status cancel(const Transfer& transfer);  // recv or read
+    Result<std::shared_ptr<Transfer>> write(std::string address, std::vector<Segment> source,
+                                            std::vector<Segment> destination, Duration deadline);
+    Result<std::shared_ptr<Transfer>> read(std::string address, std::vector<Segment> source,
+                                           std::vector<Segment> destination, Duration deadline);
+
+    std::vector<std::shared_ptr<Transfer>> poll() { return completions_.take(); }
+    std::optional<Outcome> outcome(const Transfer& transfer) { return completions_.outcome(transfer); }
+    std::optional<Outcome> wait(const Transfer& transfer, Duration timeout) { return completions_.wait(transfer, timeout); }
+
+    Result<std::vector<PeerInfo>> peers();
+    struct Stats {
+        std::uint64_t sends = 0, recvs = 0, grants_out = 0, grants_in = 0, parked = 0;
+    };
+    Result<Stats> stats();
+    std::vector<LogLine> take_log() { return log_.take(); }
+    void close();
+
+  private:
+    explicit Engine(EngineOptions options);
+
+    Status usable() const;
+    Status check(const PoolPages& pages, bool needs_pages) const;
+    const Pool* pool(const std::string& name) const;
+    std::shared_ptr<Transfer> make(TransferKind kind);
+    Status check_lists(std::span<const Segment> local, std::span<const Segment> remote) const;
+
+    const EngineOptions options_;
+    const InstanceId instance_ = Token::random();
+    const int process_;
+    Log log_;
+    Completions completions_;
+    MemoryTable memory_;
+    mutable std::mutex mutex_;  // guards pools_
+    std::unordered_map<std::string, std::unique_ptr<const Pool>> pools_;
+    std::atomic<std::uint64_t> next_id_{1};
+    std::atomic<bool> closed_{false};
+    std::unique_ptr<Driver> driver_;
+};
+
+}  // namespace mc

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "core/log.hpp"
+#include "protocol/actions.hpp"
+#include "transport/path.hpp"
+
+namespace mc {
+
+// What one engine needs to know; mooncake_connector/config.py documents each option.
+struct EngineOptions {
+    std::string host = "127.0.0.1";
+    std::uint16_t port = 0;
+    std::string advertise;  // host that peers are told; empty: `host`
+    std::array<bool, kPathKinds> paths{true, true, true, true, true, true};
+    bool strict = false;
+    bool cma_any = false;  // let every process of this user read this one (PR_SET_PTRACER)
+    std::string ipc_dir;
+    std::size_t io_threads = 2;
+    std::size_t copy_threads = 2;
+    std::size_t tcp_lanes = 4;
+    bool verify = false;
+    std::size_t cma_min_span = 0;
+    std::size_t eager_bytes = 0;
+    std::size_t ring_bytes = 0;
+    ProtocolOptions protocol;
+    LogLevel log_level = LogLevel::info;
+
+    [[nodiscard]] bool allows(PathKind kind) const { return paths[static_cast<std::size_t>(kind)]; }
+};
+
+}  // namespace mc
