@@ -116,6 +116,6 @@ def _measure_round(pair: Pair, name: str, count: int, bytes_once: int) -> Round:
     return Round(count * bytes_once, seconds, sender.cpu_seconds, receiver.cpu_seconds)
 
 
-def _moved(worker: Worker, name: str) -> tuple[int, str]:
+def _moved(worker: Worker, name: str) -> tuple[int, str | None]:
     end = engine_end(worker, name)
     return end.spans_moved, end.path_taken

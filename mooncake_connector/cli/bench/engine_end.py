@@ -37,7 +37,7 @@ class EngineEnd(End):
         self.engine = Engine(EngineConfig(host="127.0.0.1", port=0, paths=paths))
         self.sender_address = self.engine.address
         self.spans_moved = 0
-        self.path_taken = ""
+        self.path_taken: str | None = None
         self._tags = counter()
         self._pool: Pool | None = None
         self._lists: list[PageIds] = []

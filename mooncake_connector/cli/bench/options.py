@@ -14,7 +14,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
-PARTS = ("copies", "latency", "overload", "idle", "calls", "startup")
+PARTS = ("copies", "latency", "overload", "idle", "calls", "planning", "startup")
 PATTERNS = ("random", "comb")
 PATHS = ("auto", "shm", "cma", "tcp")
 SIZES = (256, KIB, 4 * KIB, 16 * KIB, 64 * KIB, MIB, 16 * MIB)

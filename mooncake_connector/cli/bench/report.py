@@ -167,8 +167,9 @@ def _small(results: Results) -> Table:
             f"{rest.sender_cpu:.4f} / {rest.receiver_cpu:.4f}",
         )
     for plan in results.planning:
-        per_span = f", {plan.seconds / plan.spans * 1e9:.2f} ns a span" if plan.spans > 1 else ""
-        table.add_row(f"planning {plan.request}", f"{plan.seconds * MICRO:,.1f} µs{per_span}")
+        each = f"{plan.seconds / plan.spans * 1e9:.2f} ns for each of {plan.spans:,} spans"
+        total = f"{plan.seconds * MICRO:,.1f} µs"
+        table.add_row(f"planning {plan.request}", total if plan.contiguous else each)
     if results.startup is not None:
         table.add_row("import, beyond numpy", f"{results.startup.median:.3f} s")
         table.add_row("threads that the import starts", str(results.startup.threads))

@@ -121,11 +121,11 @@ def _costs(results: Results) -> Iterator[Verdict]:
         what = f"dearest call, p50 ({slowest.call} with {slowest.pages} pages)"
         yield Verdict(what, slowest.p50, CALL, True, "s")
     for item in results.planning:
-        if item.spans > 1:
+        if item.contiguous:
+            yield Verdict(f"planning {item.request}", item.seconds, REQUEST, True, "s")
+        else:
             what = f"planning {item.request}, per span"
             yield Verdict(what, item.seconds / item.spans, SPAN, True, "s")
-        else:
-            yield Verdict(f"planning {item.request}", item.seconds, REQUEST, True, "s")
     if results.startup is not None:
         yield Verdict("import, beyond numpy", results.startup.median, IMPORT, True, "s")
         yield Verdict("threads that the import starts", results.startup.threads, 0, True, "")

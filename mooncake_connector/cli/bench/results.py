@@ -70,7 +70,7 @@ class CopyResult:
     """How often the contents were compared."""
     engine_spans: dict[str, int]
     """Spans of one transfer as the engine counts them."""
-    engine_paths: dict[str, str]
+    engine_paths: dict[str, str | None]
     """The path that the engine reports for each of its methods."""
 
 
@@ -137,6 +137,8 @@ class PlanningResult:
     request: str
     spans: int
     seconds: float
+    contiguous: bool
+    """Whether the pages lie in a row, so that the cost is the request's and not the spans'."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mooncake_connector.cli.bench import behaviour, copies, costs, latency, report
+from mooncake_connector.cli.bench import behaviour, copies, costs, latency, planning, report
 from mooncake_connector.cli.bench.options import Options
 from mooncake_connector.cli.bench.pair import Launch, Pair, launch_process
 from mooncake_connector.cli.bench.requirements import judge
@@ -46,6 +46,7 @@ def _measure(options: Options, launch: Launch) -> Results:
         "overload": behaviour.steps(options),
         "idle": behaviour.steps(options),
         "calls": costs.steps(options),
+        "planning": 1,
         "startup": 1,
     }
     columns = (
@@ -79,6 +80,8 @@ def _parts(options: Options, launch: Launch, advance: Callable[[str], None]) -> 
                 results.idle = behaviour.idle(pair, options, advance)
             if "calls" in options.parts:
                 results.calls = costs.calls(pair, options, advance)
+    if "planning" in options.parts:
+        results.planning = planning.measure(advance)
     if "startup" in options.parts:
         results.startup = costs.startup(advance)
     return results

@@ -47,7 +47,7 @@ def everything() -> Results:
         overload=[OverloadResult("engine tcp", 64, 1024, [0.5] * 3, 1, "gone", [MIB] * 3, [0] * 3)],
         idle=[IdleResult("engine tcp", 3.0, 0.25, 0.5)],
         calls=[CallResult("recv", "receiver", 4096, 11e-6, 22e-6, 10)],
-        planning=[PlanningResult("scattered pages", 1000, 7e-6)],
+        planning=[PlanningResult("scattered pages", 1000, 7e-6, False)],
         startup=StartupResult([0.125], 0),
     )
 
@@ -55,7 +55,7 @@ def everything() -> Results:
 @pytest.fixture
 def options(tmp_path: Path) -> Options:
     return Options(
-        parts=("copies", "latency", "startup"),
+        parts=("copies", "latency", "planning", "startup"),
         sizes=(256, 64 * KIB),
         paths=(),
         rounds=1,
@@ -78,7 +78,7 @@ def test_tables_show_every_part() -> None:
     assert "recv receiver 11.0 / 22.0" in lines
     assert "gone" in lines
     assert any("0.2500 / 0.5000" in line for line in lines)
-    assert any("7.00 ns a span" in line for line in lines)
+    assert any("7.00 ns for each of 1,000 spans" in line for line in lines)
     assert "tcp, 256 B comb: GB/s over tcp writev/tcp packed 0.50x at least 0.85x MISSED" in lines
     assert any(line.startswith("import, beyond numpy 125 ms") for line in lines)
 
@@ -121,6 +121,9 @@ def test_a_run_measures_prints_and_writes(
         assert item["verified"] == len(BASELINES)
     assert {item["block"] for item in data["latency"]} == {4 * KIB, 64 * KIB, MIB}
     assert data["overload"] == []
+    assert [(item["spans"], item["contiguous"]) for item in data["planning"]] == [
+        (32, True), (32 * 64, False),
+    ]  # fmt: skip
     assert data["machine"]["cpus"] >= 1
     output = capsys.readouterr().out
     assert "Paged copies" in output

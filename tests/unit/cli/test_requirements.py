@@ -90,7 +90,10 @@ def test_behaviour_and_costs() -> None:
             CallResult("append", "sender", 4096, 21e-6, 1.0, 9),
             CallResult("recv", "receiver", 1, 5e-6, 1.0, 9),
         ],
-        planning=[PlanningResult("many", 1000, 8.1e-6), PlanningResult("one", 1, 4e-6)],
+        planning=[
+            PlanningResult("many", 1000, 8.1e-6, False),
+            PlanningResult("one", 32, 4e-6, True),
+        ],
         startup=StartupResult([0.1, 0.3, 0.19], 1),
     )
     judged = {item.figure: item.met for item in judge(results)}
