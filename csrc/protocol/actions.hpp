@@ -28,6 +28,10 @@ struct ProtocolOptions {
     std::uint32_t recv_credits = 4096;                 // RECVs a peer may have open here
 };
 
+// Transfers that serve a peer's one-sided request have numbers from here on; they complete silently.
+inline constexpr std::uint64_t kInternalTransfers = std::uint64_t{1} << 63;
+inline bool is_internal(TransferId id) { return id.value >= kInternalTransfers; }
+
 // Part of a send that may go to one receiver now.
 struct Shipment {
     SessionId session;

@@ -142,7 +142,7 @@ class Receivers {
     std::unordered_map<GrantId, Grant> grants_;
     std::unordered_map<std::string, std::vector<CachedPlan>> plans_;  // by pool and senders
     std::uint64_t next_grant_ = 1;
-    std::uint64_t next_internal_ = std::uint64_t{3} << 62;  // ids of peers' one-sided writes
+    std::uint64_t next_internal_ = kInternalTransfers + (kInternalTransfers >> 1);  // ids of peers' one-sided writes
 };
 
 }  // namespace mc

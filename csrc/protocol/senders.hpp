@@ -154,7 +154,7 @@ class Senders {
     std::unordered_map<std::string, Status>
         ended_;  // why sends ended badly; for RECVs that come late
     std::deque<std::string> ended_order_;
-    std::uint64_t next_internal_ = std::uint64_t{1} << 63;  // ids of peers' one-sided reads
+    std::uint64_t next_internal_ = kInternalTransfers;  // ids of peers' one-sided reads
 };
 
 }  // namespace mc
