@@ -24,7 +24,7 @@ from typing import Any
 
 from mooncake_connector.errors import ConfigError, MooncakeConnectorError, ProtocolError
 
-logger = logging.getLogger("vllm.mooncake_connector.bootstrap")
+logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 256 << 10
 """Bounds a registration and an answer: a thousand workers need about 64 KiB."""

@@ -25,7 +25,7 @@ _PLAIN_CACHE_DTYPES = frozenset({"auto", "float16", "half", "bfloat16", "float",
 _PAGED_SPECS = frozenset({"FullAttentionSpec", "MLAAttentionSpec"})
 _WINDOWED_SPECS = frozenset({"SlidingWindowSpec"})
 
-logger = logging.getLogger("vllm.mooncake_connector.compat")
+logger = logging.getLogger(__name__)
 
 
 def require_supported_version(version: str) -> None:

@@ -50,7 +50,7 @@ class MooncakeConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         options = vllm_config.kv_transfer_config.kv_connector_extra_config
         config = ConnectorConfig.from_extra_config(options)
-        logging.getLogger("vllm.mooncake_connector").setLevel(config.log_level.upper())
+        _log_beside_vllm(config.log_level)
         require_supported_features(vllm_config, kv_cache_config)
         self.scheduler: ConnectorScheduler | None = None
         self.worker: ConnectorWorker | None = None
@@ -182,3 +182,11 @@ class MooncakeConnector(KVConnectorBase_V1, SupportsHMA):
     def build_prom_metrics(cls, *arguments: Any) -> TransferMetrics:
         """Registers the Prometheus metrics, in the API server."""
         return TransferMetrics(*arguments)
+
+
+def _log_beside_vllm(level: str) -> None:
+    """Sends this package's log lines where vLLM's own go, with a level of their own."""
+    logger = logging.getLogger("mooncake_connector")
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    logger.handlers = logging.getLogger("vllm").handlers

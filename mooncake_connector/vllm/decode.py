@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import enum
+import itertools
+import secrets
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -38,8 +40,9 @@ class _Stage(enum.Enum):
 
 @dataclass(slots=True)
 class _Fetch:
-    """A request that P prefilled."""
+    """A request that P prefilled; ``number`` tells it from all others at P, whatever their tags."""
 
+    number: int
     tag: bytes
     workers: Future[list[str]]
     stage: _Stage = _Stage.WAITING
@@ -57,6 +60,8 @@ class DecodeLedger:
             for number in cache.transfer_group_ids
         }
         self._resolver = Resolver(config)
+        # A random start, because several decode servers ask the same prefill server.
+        self._numbers = itertools.count(secrets.randbits(62))
         self._fetches: dict[str, _Fetch] = {}
         # Only these are looked at in a step.
         self._looking_up: dict[str, _Fetch] = {}
@@ -71,13 +76,13 @@ class DecodeLedger:
             workers = self._resolver.resolve(
                 params.get("remote_bootstrap_addr"), params.get("remote_engine_id")
             )
-            fetch = _Fetch(tag_of(transfer_id, request), workers)
+            fetch = _Fetch(next(self._numbers), tag_of(transfer_id, request), workers)
         else:
             problem = (
                 f"kv_transfer_params has no transfer_id ({transfer_id!r}): the router must send "
                 "one id to both servers, or relay the prefill server's kv_transfer_params"
             )
-            fetch = _Fetch(b"", _no_workers(ConfigError(problem)))
+            fetch = _Fetch(next(self._numbers), b"", _no_workers(ConfigError(problem)))
         self._fetches[request.request_id] = fetch
 
     def matched_tokens(self, request: Request, computed: int) -> int:
@@ -128,14 +133,14 @@ class DecodeLedger:
                 self._failed[request_id] = str(workers)
                 continue
             step.loads[request_id] = Load(
-                fetch.tag, workers, fetch.parts or [], fetch.first_token, fetch.tokens
+                fetch.number, fetch.tag, workers, fetch.parts or [], fetch.first_token, fetch.tokens
             )
         waiting = []
         for fetch in self._releasing:
             if not fetch.workers.done():
                 waiting.append(fetch)
             elif not isinstance(workers := outcome(fetch.workers), MooncakeConnectorError):
-                step.releases.append(Release(fetch.tag, workers))
+                step.releases.append(Release(fetch.number, fetch.tag, workers))
         self._releasing = waiting
         step.cancelled, self._cancelled = self._cancelled, []
         step.failed, self._failed = self._failed, {}

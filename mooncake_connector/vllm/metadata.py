@@ -45,8 +45,12 @@ class Opening:
 
 @dataclass(slots=True)
 class Load:
-    """D fetches tokens [first_token, tokens) of a request from the workers at ``addresses``."""
+    """D fetches tokens [first_token, tokens) of a request from the workers at ``addresses``.
 
+    ``request`` is a number that all of D's workers name, and no other request does.
+    """
+
+    request: int
     tag: bytes
     addresses: list[str]
     parts: list[Part]
@@ -58,6 +62,7 @@ class Load:
 class Release:
     """D tells P's workers that it will not fetch this request."""
 
+    request: int
     tag: bytes
     addresses: list[str]
 

@@ -7,7 +7,7 @@ import logging
 
 CONNECTOR_NAME = "mooncake_connector"
 
-logger = logging.getLogger("vllm.mooncake_connector.plugin")
+logger = logging.getLogger(__name__)
 
 
 def register() -> None:

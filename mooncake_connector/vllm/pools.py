@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from mooncake_connector.engine import Plane, PoolSpec
 from mooncake_connector.errors import UnsupportedError
+from mooncake_connector.pools import Plane, PoolSpec
 from mooncake_connector.vllm.compat import layer_specs
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ class BlockFormat(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name in fingerprints and messages."""
+        """Its name in fingerprints: blocks of one name can be copied into each other."""
 
-    def granule(self, block_tokens: int) -> int:
+    @property
+    def granule(self) -> int:
         """The fewest tokens, from a multiple of it on, that lie on bytes of their own."""
 
     def planes(self, layer: Layer) -> list[Plane]:
@@ -116,10 +117,7 @@ class StridedFormat:
     """The tensor's own strides tell where everything is: all GPU backends, and MLA."""
 
     name: ClassVar[str] = "strided"
-
-    def granule(self, block_tokens: int) -> int:
-        """Every token has bytes of its own."""
-        return 1
+    granule: ClassVar[int] = 1
 
     def planes(self, layer: Layer) -> list[Plane]:
         """One plane: K beside V in the last axis, or the latent."""
@@ -150,11 +148,7 @@ class CpuVectorFormat:
 
     # All page sizes of this backend are multiples of 32. Rounding to that keeps whole small pages
     # in one piece, and still lets pages of different sizes be copied into each other.
-    _GRANULE: ClassVar[int] = 32
-
-    def granule(self, block_tokens: int) -> int:
-        """Tokens that are copied together."""
-        return self._GRANULE
+    granule: ClassVar[int] = 32
 
     def planes(self, layer: Layer) -> list[Plane]:
         """One K plane for each head, and one V plane."""
@@ -187,15 +181,17 @@ class CpuVectorFormat:
         return [*keys, values]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpaqueFormat:
     """A block whose inner order only its kernel knows: copied whole, between equal block sizes."""
 
-    name: str
+    kernel: str
+    granule: int
 
-    def granule(self, block_tokens: int) -> int:
-        """Only whole blocks can be copied."""
-        return block_tokens
+    @property
+    def name(self) -> str:
+        """Names the block size too, since blocks of another one are something else."""
+        return f"{self.kernel}, {self.granule} tokens"
 
     def planes(self, layer: Layer) -> list[Plane]:
         """One plane of opaque bytes for each head, counted as tokens only to have a page size."""
@@ -238,16 +234,13 @@ def describe_group(
     """
     for layer in layers:
         _check_shape(layer, page_size)
-    fingerprint += f"|{block_format.name} blocks"
-    if block_format.granule(page_size) == page_size:
-        fingerprint += f" of {page_size} tokens"
     return PoolSpec(
         name=f"kv.{number}",
         page_size=page_size,
         page_count=int(layers[0].tensor.shape[0]),
         planes=[plane for layer in layers for plane in block_format.planes(layer)],
         null_page=NULL_BLOCK,
-        fingerprint=fingerprint,
+        fingerprint=f"{fingerprint}|{block_format.name}",
     )
 
 
@@ -304,7 +297,7 @@ def describe_groups(
         if len(formats) != 1:
             raise UnsupportedError(f"KV cache group {number} mixes block formats: {formats}")
         (block_format,) = formats
-        granules.add(block_format.granule(page_size))
+        granules.add(block_format.granule)
         pools[number] = describe_group(
             number, layers, block_format, page_size, "|".join([fingerprint, *sorted(kinds)])
         )
@@ -327,4 +320,4 @@ def _block_format(config: VllmConfig, layer_name: str, spec: KVCacheSpec) -> Blo
             f"cannot tell how this vLLM's CPU backend orders its KV blocks: {error}"
         ) from None
     kernel = _get_attn_isa(spec.dtype, spec.block_size, spec.head_size)
-    return CpuVectorFormat() if kernel == "vec" else OpaqueFormat(f"cpu-{kernel}")
+    return CpuVectorFormat() if kernel == "vec" else OpaqueFormat(f"cpu-{kernel}", spec.block_size)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.request import Request
 
-logger = logging.getLogger("vllm.mooncake_connector.scheduler")
+logger = logging.getLogger(__name__)
 
 _UNSPECIFIED_HOSTS = frozenset({"0.0.0.0", "::", ""})
 

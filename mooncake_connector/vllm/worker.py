@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
-logger = logging.getLogger("vllm.mooncake_connector.worker")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +72,8 @@ class ConnectorWorker:
         self._vllm = vllm
         self._cache = cache
         self._config = config
+        self._rank: int = vllm.parallel_config.rank
+        self._ranks: int = vllm.parallel_config.world_size
         self._engine = Engine(_engine_options(vllm, config))
         self._pools: dict[int, Pool] = {}
         self._granule = 1
@@ -151,6 +153,9 @@ class ConnectorWorker:
                 tokens=self._whole_granules(load.tokens),
                 first_token=load.first_token,
                 deadline=self._config.load_timeout,
+                request=load.request,
+                receiver_index=self._rank,
+                receiver_count=self._ranks,
             )
         except MooncakeConnectorError as error:
             self._load_failed(request_id, str(error))
@@ -161,7 +166,14 @@ class ConnectorWorker:
     def _release(self, release: Release) -> None:
         try:
             transfer = self._engine.recv(
-                release.addresses, release.tag, [], tokens=0, deadline=self._config.load_timeout
+                release.addresses,
+                release.tag,
+                [],
+                tokens=0,
+                deadline=self._config.load_timeout,
+                request=release.request,
+                receiver_index=self._rank,
+                receiver_count=self._ranks,
             )
         except MooncakeConnectorError as error:
             # P gives the pages back on its own, only later.

@@ -26,6 +26,7 @@ import vllm.v1.attention.backends.cpu_attn
 import vllm.v1.worker.cpu_worker  # noqa: F401 - imported here so that the forks need not
 from vllm import LLM, SamplingParams
 from vllm.config import KVTransferConfig
+from vllm.sampling_params import RequestOutputKind
 
 from mooncake_connector.vllm.plugin import register
 
@@ -33,7 +34,7 @@ START_TIMEOUT = 180.0
 REQUEST_TIMEOUT = 90.0
 KV_CACHE_BYTES = 64 << 20
 FORK = multiprocessing.get_context("fork")
-WORKER_LOGGER = "vllm.mooncake_connector.worker"
+WORKER_LOGGER = "mooncake_connector.vllm.worker"
 
 
 class Models:
@@ -136,6 +137,10 @@ class EngineProcess:
         """The transfers of which this engine was the receiver, so far."""
         return [Fetched(*args[:4]) for args in self._ask("fetched")]
 
+    def bootstrap(self) -> dict[str, Any]:
+        """Where this prefill engine is found, as a router passes it to a decode engine."""
+        return dict(self.probe(_bootstrap))
+
     def bytes_sent(self) -> int:
         """KV bytes that this engine has shipped so far."""
         return int(self.probe(_bytes_sent))
@@ -146,6 +151,11 @@ class EngineProcess:
         while (left := self.probe(_left)) != (0, 0):
             assert time.monotonic() < deadline, f"{left} requests and pages are still there"
             time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Ends the process as a crash would."""
+        self._process.kill()
+        self._process.join()
 
     def close(self) -> None:
         """Ends the process."""
@@ -208,8 +218,17 @@ def connector_worker(llm: LLM) -> Any:
     return get_kv_transfer_group().worker
 
 
+def _bootstrap(llm: LLM) -> dict[str, Any]:
+    connector = llm.llm_engine.engine_core.engine_core.scheduler.connector
+    server = connector.scheduler._server
+    return {
+        "remote_bootstrap_addr": f"http://127.0.0.1:{server.port}",
+        "remote_engine_id": server.query()["0"]["engine_id"],
+    }
+
+
 def _bytes_sent(llm: LLM) -> int:
-    return int(connector_worker(llm).engine.stats()["bytes_sent"])
+    return sum(sum(peer["bytes"].values()) for peer in connector_worker(llm).engine.peers())
 
 
 class _Loop:
@@ -255,7 +274,9 @@ class _Loop:
         if command == "submit":
             request_id, prompt, options = arguments
             self._engine.add_request(
-                request_id, {"prompt_token_ids": prompt}, SamplingParams(**options)
+                request_id,
+                {"prompt_token_ids": prompt},
+                SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **options),
             )
             return
         try:
