@@ -24,7 +24,8 @@ using AddressArray = py::array_t<std::uint64_t, py::array::c_style | py::array::
 
 // A failure becomes the exception of mooncake_connector.errors that bears its code's name.
 [[noreturn]] void raise(const Status& status) {
-    const py::object type = py::module_::import("mooncake_connector.errors").attr("exception_for")(std::string(to_string(status.code())));
+    const py::object type = py::module_::import("mooncake_connector.errors")
+                                .attr("exception_for")(std::string(to_string(status.code())));
     PyErr_SetString(type.ptr(), status.message().c_str());
     throw py::error_already_set();
 }
@@ -40,22 +41,27 @@ T take(Result<T> result) {
 }
 
 std::vector<std::int32_t> to_pages(const PageArray& pages) {
-    if (pages.ndim() != 1) raise(Status(Code::invalid_argument, "page ids must be a one-dimensional array"));
+    if (pages.ndim() != 1)
+        raise(Status(Code::invalid_argument, "page ids must be a one-dimensional array"));
     return {pages.data(), pages.data() + pages.size()};
 }
 
-std::vector<PoolPages> to_parts(const std::vector<std::tuple<std::string, PageArray, std::uint32_t>>& parts) {
+std::vector<PoolPages> to_parts(
+    const std::vector<std::tuple<std::string, PageArray, std::uint32_t>>& parts) {
     std::vector<PoolPages> converted;
-    for (const auto& [pool, pages, first_token] : parts) converted.push_back({pool, to_pages(pages), first_token});
+    for (const auto& [pool, pages, first_token] : parts)
+        converted.push_back({pool, to_pages(pages), first_token});
     return converted;
 }
 
 std::vector<Segment> to_segments(const AddressArray& addresses, const AddressArray& lengths) {
     if (addresses.ndim() != 1 || lengths.ndim() != 1 || addresses.size() != lengths.size()) {
-        raise(Status(Code::invalid_argument, "addresses and lengths must be one-dimensional arrays of equal size"));
+        raise(Status(Code::invalid_argument,
+                     "addresses and lengths must be one-dimensional arrays of equal size"));
     }
     std::vector<Segment> segments(static_cast<std::size_t>(addresses.size()));
-    for (std::size_t i = 0; i < segments.size(); ++i) segments[i] = {addresses.data()[i], lengths.data()[i]};
+    for (std::size_t i = 0; i < segments.size(); ++i)
+        segments[i] = {addresses.data()[i], lengths.data()[i]};
     return segments;
 }
 
@@ -71,12 +77,16 @@ Pool to_pool(const py::object& spec) {
     pool.fingerprint = spec.attr("fingerprint").cast<std::string>();
     pool.page_size = spec.attr("page_size").cast<std::uint32_t>();
     pool.page_count = spec.attr("page_count").cast<std::uint32_t>();
-    if (const py::object null_page = spec.attr("null_page"); !null_page.is_none()) pool.null_page = null_page.cast<std::int32_t>();
+    if (const py::object null_page = spec.attr("null_page"); !null_page.is_none())
+        pool.null_page = null_page.cast<std::int32_t>();
     for (const py::handle& item : spec.attr("planes")) {
         Plane plane;
         plane.layer = item.attr("layer").cast<std::uint32_t>();
         const auto kind = plane_kind(item.attr("kind").cast<std::string>());
-        if (!kind) raise(Status(Code::invalid_argument, "plane kind \"" + item.attr("kind").cast<std::string>() + "\" is not one of k, v, kv, mla, state, aux"));
+        if (!kind)
+            raise(Status(Code::invalid_argument, "plane kind \"" +
+                                                     item.attr("kind").cast<std::string>() +
+                                                     "\" is not one of k, v, kv, mla, state, aux"));
         plane.kind = *kind;
         plane.dtype = item.attr("dtype").cast<std::string>();
         plane.element_bytes = item.attr("element_bytes").cast<std::uint32_t>();
@@ -89,7 +99,8 @@ Pool to_pool(const py::object& spec) {
         plane.elements = item.attr("elements").cast<std::uint32_t>();
         plane.first_head = item.attr("first_head").cast<std::uint32_t>();
         const MemoryKind memory = to_memory(item.attr("device"));
-        if (!pool.planes.empty() && !(memory == pool.memory)) raise(Status(Code::invalid_argument, "the planes of a pool must lie on one device"));
+        if (!pool.planes.empty() && !(memory == pool.memory))
+            raise(Status(Code::invalid_argument, "the planes of a pool must lie on one device"));
         pool.memory = memory;
         pool.planes.push_back(std::move(plane));
     }
@@ -98,21 +109,26 @@ Pool to_pool(const py::object& spec) {
 
 EngineOptions to_options(const py::object& config) {
     EngineOptions options;
-    const auto seconds = [&](const char* name) { return from_seconds(config.attr(name).cast<double>()); };
+    const auto seconds = [&](const char* name) {
+        return from_seconds(config.attr(name).cast<double>());
+    };
     options.host = config.attr("host").cast<std::string>();
     options.port = config.attr("port").cast<std::uint16_t>();
-    if (const py::object advertise = config.attr("advertise"); !advertise.is_none()) options.advertise = advertise.cast<std::string>();
+    if (const py::object advertise = config.attr("advertise"); !advertise.is_none())
+        options.advertise = advertise.cast<std::string>();
     if (const py::object paths = config.attr("paths"); !paths.is_none()) {
         options.paths.fill(false);
         for (const py::handle& path : paths) {
             for (std::size_t i = 0; i < kPathKinds; ++i) {
-                if (to_string(static_cast<PathKind>(i)) == path.cast<std::string>()) options.paths[i] = true;
+                if (to_string(static_cast<PathKind>(i)) == path.cast<std::string>())
+                    options.paths[i] = true;
             }
         }
     }
     options.strict = config.attr("strict").cast<bool>();
     options.cma_any = config.attr("cma").cast<std::string>() == "any";
-    if (const py::object folder = config.attr("ipc_dir"); !folder.is_none()) options.ipc_dir = folder.cast<std::string>();
+    if (const py::object folder = config.attr("ipc_dir"); !folder.is_none())
+        options.ipc_dir = folder.cast<std::string>();
     options.io_threads = config.attr("io_threads").cast<std::size_t>();
     options.copy_threads = config.attr("copy_threads").cast<std::size_t>();
     options.tcp_lanes = config.attr("tcp_lanes").cast<std::size_t>();
@@ -135,14 +151,15 @@ py::object to_outcome(const std::optional<Outcome>& outcome) {
     if (!outcome) return py::none();
     py::object path = py::none();
     if (outcome->path) path = py::cast(std::string(to_string(*outcome->path)));
-    return py::make_tuple(std::string(to_string(outcome->status.code())), outcome->status.message(), outcome->bytes, outcome->spans, path,
-                          outcome->seconds);
+    return py::make_tuple(std::string(to_string(outcome->status.code())), outcome->status.message(),
+                          outcome->bytes, outcome->spans, path, outcome->seconds);
 }
 
 py::dict by_path(const std::array<std::uint64_t, kPathKinds>& bytes) {
     py::dict named;
     for (std::size_t i = 0; i < kPathKinds; ++i) {
-        if (bytes[i] > 0) named[py::str(std::string(to_string(static_cast<PathKind>(i))))] = bytes[i];
+        if (bytes[i] > 0)
+            named[py::str(std::string(to_string(static_cast<PathKind>(i))))] = bytes[i];
     }
     return named;
 }
@@ -154,8 +171,9 @@ py::list peers(Engine& engine) {
     }();
     py::list list;
     for (const PeerInfo& info : take(std::move(infos))) {
-        list.append(py::dict("address"_a = info.address, "instance_id"_a = info.instance, "state"_a = info.state, "path"_a = info.path,
-                             "notes"_a = info.notes, "outgoing"_a = info.outgoing, "bytes"_a = by_path(info.bytes)));
+        list.append(py::dict("address"_a = info.address, "instance_id"_a = info.instance,
+                             "state"_a = info.state, "path"_a = info.path, "notes"_a = info.notes,
+                             "outgoing"_a = info.outgoing, "bytes"_a = by_path(info.bytes)));
     }
     return list;
 }
@@ -166,7 +184,8 @@ py::dict stats(Engine& engine) {
         return engine.stats();
     }();
     const Engine::Stats now_open = take(std::move(counted));
-    return py::dict("open_sends"_a = now_open.sends, "open_recvs"_a = now_open.recvs, "open_grants_out"_a = now_open.grants_out,
+    return py::dict("open_sends"_a = now_open.sends, "open_recvs"_a = now_open.recvs,
+                    "open_grants_out"_a = now_open.grants_out,
                     "open_grants_in"_a = now_open.grants_in, "parked_recvs"_a = now_open.parked);
 }
 
@@ -185,45 +204,75 @@ PYBIND11_MODULE(_engine, module) {
         });
 
     py::class_<Engine>(module, "Engine")
-        .def(py::init([](const py::object& config) { return take(Engine::create(to_options(config))); }), "config"_a)
+        .def(py::init(
+                 [](const py::object& config) { return take(Engine::create(to_options(config))); }),
+             "config"_a)
         .def_property_readonly("address", &Engine::address)
-        .def_property_readonly("instance_id", [](const Engine& engine) { return engine.instance().hex(); })
-        .def("register_pool", [](Engine& engine, const py::object& spec) { check(engine.register_pool(to_pool(spec))); })
+        .def_property_readonly("instance_id",
+                               [](const Engine& engine) { return engine.instance().hex(); })
+        .def("register_pool",
+             [](Engine& engine, const py::object& spec) {
+                 check(engine.register_pool(to_pool(spec)));
+             })
         .def("register_memory",
-             [](Engine& engine, std::uint64_t address, std::uint64_t bytes, const py::object& device, bool read, bool write) {
+             [](Engine& engine, std::uint64_t address, std::uint64_t bytes,
+                const py::object& device, bool read, bool write) {
                  check(engine.register_memory({address, bytes, to_memory(device), read, write}));
              })
-        .def("unregister_memory", [](Engine& engine, std::uint64_t address) { check(engine.unregister_memory(address)); })
-        .def("send", [](Engine& engine, const py::bytes& tag, double deadline) { return take(engine.send(tag, from_seconds(deadline))); })
+        .def(
+            "unregister_memory",
+            [](Engine& engine, std::uint64_t address) { check(engine.unregister_memory(address)); })
+        .def("send", [](Engine& engine, const py::bytes& tag,
+                        double deadline) { return take(engine.send(tag, from_seconds(deadline))); })
         .def("append",
-             [](Engine& engine, const Transfer& send, std::string pool, const PageArray& pages, std::uint32_t first_token) {
+             [](Engine& engine, const Transfer& send, std::string pool, const PageArray& pages,
+                std::uint32_t first_token) {
                  check(engine.append(send, {std::move(pool), to_pages(pages), first_token}));
              })
-        .def("mark_ready", [](Engine& engine, const Transfer& send, std::uint32_t tokens) { check(engine.mark_ready(send, tokens)); })
-        .def("rewind", [](Engine& engine, Transfer& send, std::uint32_t tokens) { check(engine.rewind(send, tokens)); })
-        .def("finish", [](Engine& engine, const Transfer& send,
-                          const std::vector<std::tuple<std::string, PageArray, std::uint32_t>>& parts) { check(engine.finish(send, to_parts(parts))); })
-        .def("abort", [](Engine& engine, const Transfer& send, std::string reason) { check(engine.abort(send, std::move(reason))); })
+        .def("mark_ready", [](Engine& engine, const Transfer& send,
+                              std::uint32_t tokens) { check(engine.mark_ready(send, tokens)); })
+        .def("rewind", [](Engine& engine, Transfer& send,
+                          std::uint32_t tokens) { check(engine.rewind(send, tokens)); })
+        .def("finish",
+             [](Engine& engine, const Transfer& send,
+                const std::vector<std::tuple<std::string, PageArray, std::uint32_t>>& parts) {
+                 check(engine.finish(send, to_parts(parts)));
+             })
+        .def("abort", [](Engine& engine, const Transfer& send,
+                         std::string reason) { check(engine.abort(send, std::move(reason))); })
         .def("matched", &Engine::matched)
         .def("recv",
              [](Engine& engine, std::vector<std::string> senders, const py::bytes& tag,
-                const std::vector<std::tuple<std::string, PageArray, std::uint32_t>>& parts, std::uint32_t first_token, std::uint32_t tokens,
-                const std::vector<std::tuple<std::string, PageArray, std::uint32_t>>& rows, std::uint64_t request, std::uint32_t receiver_index,
-                std::uint32_t receiver_count, double deadline) {
-                 return take(engine.recv({std::move(senders), tag, to_parts(parts), first_token, tokens, to_parts(rows), request, receiver_index,
+                const std::vector<std::tuple<std::string, PageArray, std::uint32_t>>& parts,
+                std::uint32_t first_token, std::uint32_t tokens,
+                const std::vector<std::tuple<std::string, PageArray, std::uint32_t>>& rows,
+                std::uint64_t request, std::uint32_t receiver_index, std::uint32_t receiver_count,
+                double deadline) {
+                 return take(engine.recv({std::move(senders), tag, to_parts(parts), first_token,
+                                          tokens, to_parts(rows), request, receiver_index,
                                           receiver_count, from_seconds(deadline)}));
              })
-        .def("cancel", [](Engine& engine, const Transfer& transfer) { check(engine.cancel(transfer)); })
+        .def("cancel",
+             [](Engine& engine, const Transfer& transfer) { check(engine.cancel(transfer)); })
         .def("write",
-             [](Engine& engine, std::string address, const AddressArray& source, const AddressArray& destination, const AddressArray& lengths, double deadline) {
-                 return take(engine.write(std::move(address), to_segments(source, lengths), to_segments(destination, lengths), from_seconds(deadline)));
+             [](Engine& engine, std::string address, const AddressArray& source,
+                const AddressArray& destination, const AddressArray& lengths, double deadline) {
+                 return take(engine.write(std::move(address), to_segments(source, lengths),
+                                          to_segments(destination, lengths),
+                                          from_seconds(deadline)));
              })
-        .def("read",
-             [](Engine& engine, std::string address, const AddressArray& source, const AddressArray& destination, const AddressArray& lengths, double deadline) {
-                 return take(engine.read(std::move(address), to_segments(source, lengths), to_segments(destination, lengths), from_seconds(deadline)));
-             })
+        .def(
+            "read",
+            [](Engine& engine, std::string address, const AddressArray& source,
+               const AddressArray& destination, const AddressArray& lengths, double deadline) {
+                return take(engine.read(std::move(address), to_segments(source, lengths),
+                                        to_segments(destination, lengths), from_seconds(deadline)));
+            })
         .def("poll", &Engine::poll)
-        .def("outcome", [](Engine& engine, const Transfer& transfer) { return to_outcome(engine.outcome(transfer)); })
+        .def("outcome",
+             [](Engine& engine, const Transfer& transfer) {
+                 return to_outcome(engine.outcome(transfer));
+             })
         .def("wait",
              [](Engine& engine, const Transfer& transfer, double timeout) {
                  std::optional<Outcome> outcome = [&] {
@@ -237,7 +286,9 @@ PYBIND11_MODULE(_engine, module) {
         .def("take_log",
              [](Engine& engine) {
                  std::vector<std::pair<int, std::string>> lines;
-                 for (LogLine& line : engine.take_log()) lines.emplace_back((static_cast<int>(line.level) + 1) * 10, std::move(line.text));
+                 for (LogLine& line : engine.take_log())
+                     lines.emplace_back((static_cast<int>(line.level) + 1) * 10,
+                                        std::move(line.text));
                  return lines;
              })
         .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>());

@@ -11,7 +11,8 @@
 
 namespace mc {
 
-Acceptor::Acceptor(EventLoop& loop, Log& log, Accepted accepted, std::function<void(Instant)> wake_at)
+Acceptor::Acceptor(EventLoop& loop, Log& log, Accepted accepted,
+                   std::function<void(Instant)> wake_at)
     : loop_(loop), log_(log), accepted_(std::move(accepted)), wake_at_(std::move(wake_at)) {}
 
 Acceptor::~Acceptor() { close(); }
@@ -30,7 +31,8 @@ void Acceptor::on_connection() {
     while (true) {
         auto accepted = accept_tcp(listener_.get());
         if (!accepted) {
-            log_.write(LogLevel::warning, "cannot accept a connection: " + accepted.status().message());
+            log_.write(LogLevel::warning,
+                       "cannot accept a connection: " + accepted.status().message());
             return;
         }
         if (!*accepted) return;

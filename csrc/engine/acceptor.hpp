@@ -42,7 +42,8 @@ class Acceptor {
     void on_bytes(int fd);
     void drop(int fd);
 
-    static constexpr std::size_t kMaxPending = 1024;  // connections that have not said what they are
+    static constexpr std::size_t kMaxPending =
+        1024;  // connections that have not said what they are
     static constexpr Duration kPatience = std::chrono::seconds(5);
 
     EventLoop& loop_;

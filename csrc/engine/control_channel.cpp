@@ -25,44 +25,83 @@ ControlChannel::ControlChannel(EventLoop& loop, FileDescriptor socket, Handlers 
 
 ControlChannel::~ControlChannel() { close(); }
 
-Status ControlChannel::start() {
-    return loop_.watch(socket_.get(), EPOLLIN, [weak = weak_from_this()](std::uint32_t events) {
-        if (const auto self = weak.lock()) self->on_events(events);
+Status ControlChannel::start() { return watch(socket_.get(), EPOLLIN); }
+
+Status ControlChannel::watch(int socket, std::uint32_t events) {
+    return loop_.watch(socket, events, [weak = weak_from_this(), socket](std::uint32_t happened) {
+        if (const auto self = weak.lock()) self->on_events(socket, happened);
     });
 }
 
 void ControlChannel::send(const Message& message) {
     if (!socket_) return;
     encode(message, out_);
-    // Messages of one round of the loop leave in one system call.
-    if (flush_posted_ || awaiting_room_) return;
+    if (!flush_posted_ && !awaiting_room_) post_flush();
+}
+
+void ControlChannel::post_flush() {
     flush_posted_ = true;
+    // Twice, so that what the present round of the loop and the answers to it have to say leaves in
+    // one system call and wakes the peer once.
     loop_.post([weak = weak_from_this()] {
-        const auto self = weak.lock();
-        if (!self || !self->flush_posted_) return;
-        self->flush_posted_ = false;
-        self->flush();
+        if (const auto self = weak.lock()) {
+            self->loop_.post([weak] {
+                const auto still = weak.lock();
+                if (!still || !still->flush_posted_) return;
+                still->flush_posted_ = false;
+                still->flush();
+            });
+        }
     });
+}
+
+void ControlChannel::move_to(FileDescriptor socket) {
+    if (!socket_ || old_socket_) return;
+    const Bytes moved(sizeof(std::uint32_t), 0);
+    out_.insert(out_.end(), moved.begin(), moved.end());
+    // A handful of messages at most have gone over this socket; its buffer takes them.
+    flush();
+    if (!socket_) return;
+    if (!out_.empty())
+        return fail(Status(Code::peer_lost, "the peer does not read its control connection"));
+    old_socket_ = std::exchange(socket_, std::move(socket));
+    if (const Status watched = watch(socket_.get(), reading(socket_.get())); !watched)
+        fail(watched);
+}
+
+std::uint32_t ControlChannel::reading(int socket) const {
+    // What the peer has yet to say over the old socket comes first.
+    const bool waits_for_old = old_socket_ && !peer_moved_ && socket == socket_.get();
+    return waits_for_old ? 0U : static_cast<std::uint32_t>(EPOLLIN);
 }
 
 void ControlChannel::close() {
     if (!socket_) return;
-    if (!out_.empty()) (void)::send(socket_.get(), out_.data() + out_sent_, out_.size() - out_sent_, MSG_DONTWAIT | MSG_NOSIGNAL);
-    loop_.unwatch(socket_.get());
-    socket_.reset();
+    if (!out_.empty()) {
+        (void)::send(socket_.get(), out_.data() + out_sent_, out_.size() - out_sent_,
+                     MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    for (FileDescriptor* socket : {&socket_, &old_socket_}) {
+        if (*socket) loop_.unwatch(socket->get());
+        socket->reset();
+    }
     handlers_ = {};
 }
 
-void ControlChannel::on_events(std::uint32_t events) {
+void ControlChannel::on_events(int socket, std::uint32_t events) {
     const auto self = shared_from_this();  // a handler may drop the last other reference
     if ((events & EPOLLOUT) != 0) flush();
-    if (socket_ && (events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0) read();
+    if (socket_ && (events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0) read(socket);
 }
 
-void ControlChannel::read() {
+void ControlChannel::read(int socket) {
     if (in_.size() - in_used_ < kReadBytes) in_.resize(in_used_ + kReadBytes);
-    const ssize_t count = ::recv(socket_.get(), in_.data() + in_used_, in_.size() - in_used_, MSG_DONTWAIT);
+    const ssize_t count =
+        ::recv(socket, in_.data() + in_used_, in_.size() - in_used_, MSG_DONTWAIT);
     if (count > 0) {
+        const bool left_behind = peer_moved_ && (!old_socket_ || socket == old_socket_.get());
+        if (left_behind)
+            return fail(Status(Code::protocol, "bytes on a connection after its last frame"));
         in_used_ += static_cast<std::size_t>(count);
         parse();
     } else if (count == 0) {
@@ -79,12 +118,20 @@ void ControlChannel::parse() {
         const auto length = frame_length(rest);
         if (!length) return fail(length.status());
         if (!*length || rest.size() < sizeof(std::uint32_t) + **length) {
-            if (*length && in_.size() < at + sizeof(std::uint32_t) + **length) in_.resize(at + sizeof(std::uint32_t) + **length);
+            if (*length && in_.size() < at + sizeof(std::uint32_t) + **length)
+                in_.resize(at + sizeof(std::uint32_t) + **length);
             break;
+        }
+        at += sizeof(std::uint32_t) + **length;
+        if (**length == 0) {
+            if (std::exchange(peer_moved_, true) || at != in_used_)
+                return fail(Status(Code::protocol, "an empty frame that is not the last"));
+            in_used_ = 0;
+            if (old_socket_) (void)loop_.change(socket_.get(), EPOLLIN);
+            return;
         }
         auto message = decode(rest.subspan(sizeof(std::uint32_t), **length));
         if (!message) return fail(message.status());
-        at += sizeof(std::uint32_t) + **length;
         if (*message) handlers_.message(std::move(**message));
     }
     if (at > 0) {
@@ -95,7 +142,8 @@ void ControlChannel::parse() {
 
 void ControlChannel::flush() {
     while (socket_ && out_sent_ < out_.size()) {
-        const ssize_t count = ::send(socket_.get(), out_.data() + out_sent_, out_.size() - out_sent_, MSG_DONTWAIT | MSG_NOSIGNAL);
+        const ssize_t count = ::send(socket_.get(), out_.data() + out_sent_,
+                                     out_.size() - out_sent_, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (count >= 0) {
             out_sent_ += static_cast<std::size_t>(count);
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -114,7 +162,8 @@ void ControlChannel::flush() {
     }
     if (done == awaiting_room_) {
         awaiting_room_ = !done;
-        (void)loop_.change(socket_.get(), done ? EPOLLIN : EPOLLIN | EPOLLOUT);
+        (void)loop_.change(socket_.get(), reading(socket_.get()) |
+                                              (done ? 0U : static_cast<std::uint32_t>(EPOLLOUT)));
     }
 }
 

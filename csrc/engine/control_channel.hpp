@@ -12,13 +12,18 @@
 
 namespace mc {
 
-// Carries control messages over one connected, non-blocking stream socket. Lives in its EventLoop's
+// Carries control messages over a connected, non-blocking stream socket. Lives in its EventLoop's
 // thread. Reading never stops, so CANCEL and PONG always get through.
+//
+// Two engines on one host move their control messages from TCP to a Unix socket, which costs half
+// as much: each side says so with an empty frame, the last on its way over the old socket. The old
+// one stays open; its end is still the session's end.
 class ControlChannel : public std::enable_shared_from_this<ControlChannel> {
   public:
     struct Handlers {
         std::function<void(Message)> message;
-        // Bytes that are no message, or the connection's end. Called at most once, not after close().
+        // Bytes that are no message, or the connection's end. Called at most once, not after
+        // close().
         std::function<void(Status)> failed;
     };
 
@@ -27,17 +32,23 @@ class ControlChannel : public std::enable_shared_from_this<ControlChannel> {
 
     Status start();  // begins to read
     void send(const Message& message);
-    void close();    // sends what the kernel takes at once, then closes; idempotent
+    void move_to(FileDescriptor socket);  // both sides do, with the two ends of one connection
+    void close();  // sends what the kernel takes at once, then closes; idempotent
 
   private:
-    void on_events(std::uint32_t events);
-    void read();
+    void on_events(int socket, std::uint32_t events);
+    void read(int socket);
     void parse();
+    void post_flush();
     void flush();
+    Status watch(int socket, std::uint32_t events);
+    [[nodiscard]] std::uint32_t reading(int socket) const;  // EPOLLIN or nothing
     void fail(const Status& reason);
 
     EventLoop& loop_;
-    FileDescriptor socket_;
+    FileDescriptor socket_;      // that is written to
+    FileDescriptor old_socket_;  // after move_to()
+    bool peer_moved_ = false;    // the peer writes to the new socket
     Handlers handlers_;
     Bytes in_;
     std::size_t in_used_ = 0;  // bytes of in_ that were received

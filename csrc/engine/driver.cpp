@@ -25,7 +25,8 @@ std::string_view state_name(Session::State state) {
 
 }  // namespace
 
-Driver::Driver(const EngineOptions& options, InstanceId instance, Log& log, Completions& completions, MemoryTable& memory)
+Driver::Driver(const EngineOptions& options, InstanceId instance, Log& log,
+               Completions& completions, MemoryTable& memory)
     : options_(options),
       log_(log),
       completions_(completions),
@@ -38,10 +39,14 @@ Driver::~Driver() { stop(); }
 
 Status Driver::start() {
     acceptor_ = std::make_unique<Acceptor>(
-        control_, log_, [this](FileDescriptor socket, const Preamble& preamble) { accepted(std::move(socket), preamble); },
+        control_, log_,
+        [this](FileDescriptor socket, const Preamble& preamble) {
+            accepted(std::move(socket), preamble);
+        },
         [this](Instant when) { wake_at(when); });
-    MC_RETURN_IF_ERROR(acceptor_->listen({options_.host, options_.port})
-                           .with_context("cannot listen on " + HostPort{options_.host, options_.port}.text()));
+    MC_RETURN_IF_ERROR(
+        acceptor_->listen({options_.host, options_.port})
+            .with_context("cannot listen on " + HostPort{options_.host, options_.port}.text()));
     HostPort announced = acceptor_->address();
     if (!options_.advertise.empty()) announced.host = options_.advertise;
     address_ = announced.text();
@@ -50,7 +55,8 @@ Status Driver::start() {
     self.instance = instance_;
     self.address = address_;
     self.boot_id = boot_id();
-    if (options_.allows(PathKind::local) || options_.allows(PathKind::shm) || options_.allows(PathKind::cma)) {
+    if (options_.allows(PathKind::local) || options_.allows(PathKind::shm) ||
+        options_.allows(PathKind::cma)) {
         auto server = SameHostServer::listen(
             control_, options_.ipc_dir,
             [this](const Token& token) {
@@ -59,7 +65,10 @@ Status Driver::start() {
                 --found->second.links_left;
                 return true;
             },
-            [this](const Token& token, SameHostLink link) { accepted_same_host(token, std::move(link)); }, log_);
+            [this](const Token& token, SameHostLink link) {
+                accepted_same_host(token, std::move(link));
+            },
+            log_);
         if (server) {
             same_host_server_ = std::move(*server);
             self.same_host_name = same_host_server_->name();
@@ -118,9 +127,11 @@ Driver::Peer& Driver::make_peer(SessionId id, const std::string& address) {
             exchange_->receivers().lane_ended(grant, epoch);
         });
     });
-    peer.links = std::make_unique<Links>(Links::Context{options_, control_, io_, copy_, log_}, peer.sinks, [this, id](const Status& reason) {
-        control_.post([this, id, reason] { session_lost(id, reason); });
-    });
+    peer.links =
+        std::make_unique<Links>(Links::Context{options_, control_, io_, copy_, log_}, peer.sinks,
+                                [this, id](const Status& reason) {
+                                    control_.post([this, id, reason] { session_lost(id, reason); });
+                                });
     return peer;
 }
 
@@ -147,11 +158,17 @@ void Driver::connect(SessionId session, const std::string& address) {
     }
     background_.run([this, session, target = *target] {
         auto socket = connect_tcp(target, now() + options_.protocol.hello_timeout);
-        Status outcome = socket ? send_preamble(socket->get(), {Preamble::Kind::control, {}}) : socket.status();
-        auto shared = std::make_shared<FileDescriptor>(outcome ? std::move(*socket) : FileDescriptor());
+        Status outcome =
+            socket ? send_preamble(socket->get(), {Preamble::Kind::control, {}}) : socket.status();
+        auto shared =
+            std::make_shared<FileDescriptor>(outcome ? std::move(*socket) : FileDescriptor());
         control_.post([this, session, shared, outcome] {
             if (!outcome) {
-                session_lost(session, Status(Code::unreachable, outcome.message() + "; is the peer running, and its port reachable from here?"));
+                session_lost(
+                    session,
+                    Status(Code::unreachable,
+                           outcome.message() +
+                               "; is the peer running, and its port reachable from here?"));
             } else if (find(session) != nullptr) {
                 attach_channel(session, std::move(*shared));
                 exchange_->sessions().connected(session);
@@ -164,13 +181,14 @@ void Driver::attach_channel(SessionId id, FileDescriptor socket) {
     Peer& peer = *find(id);
     peer.channel = std::make_shared<ControlChannel>(
         control_, std::move(socket),
-        ControlChannel::Handlers{[this, id](const Message& message) { exchange_->receive(id, message); },
-                                 [this, id](const Status& reason) {
-                                     if (reason.code() == Code::protocol) {
-                                         exchange_->malformed(id, reason);
-                                     }
-                                     session_lost(id, reason);
-                                 }});
+        ControlChannel::Handlers{
+            [this, id](const Message& message) { exchange_->receive(id, message); },
+            [this, id](const Status& reason) {
+                if (reason.code() == Code::protocol) {
+                    exchange_->malformed(id, reason);
+                }
+                session_lost(id, reason);
+            }});
     if (const Status started = peer.channel->start(); !started) {
         control_.post([this, id, started] { session_lost(id, started); });
     }
@@ -194,7 +212,7 @@ void Driver::accepted(FileDescriptor socket, const Preamble& preamble) {
     if (const Status added = peer->links->add_lane(std::move(socket)); !added) {
         session_lost(id, added);
     } else {
-        links_changed(id, *peer);
+        links_changed(*peer);
     }
 }
 
@@ -203,11 +221,18 @@ void Driver::accepted_same_host(const Token& token, SameHostLink link) {
     Peer* peer = found == tokens_.end() ? nullptr : find(found->second.session);
     if (peer == nullptr) return;  // the session ended meanwhile; the peer sees the link close
     const SessionId id = found->second.session;
-    if (const Status added = peer->links->add_same_host(std::move(link)); !added) {
+    if (const Status added = add_same_host(*peer, std::move(link)); !added) {
         session_lost(id, added);
     } else {
-        links_changed(id, *peer);
+        links_changed(*peer);
     }
+}
+
+Status Driver::add_same_host(Peer& peer, SameHostLink link) {
+    auto socket = peer.links->add_same_host(std::move(link));
+    if (!socket) return socket.status();
+    if (*socket && peer.channel) peer.channel->move_to(std::move(*socket));
+    return {};
 }
 
 void Driver::link(const Session& session) {
@@ -216,9 +241,11 @@ void Driver::link(const Session& session) {
     peer.link_token = session.link_token;
     tokens_[session.link_token] = {session.id, kLinksPerSession};
     if (!session.outgoing) return;  // who connects makes the links too
-    LinkTarget target{session.address, session.peer.boot_id, session.peer.same_host_name, session.peer.link_token};
+    LinkTarget target{session.address, session.peer.boot_id, session.peer.same_host_name,
+                      session.peer.link_token};
     background_.run([this, id = session.id, target = std::move(target)] {
-        auto offer = std::make_shared<LinkOffer>(connect_links(options_, target, now() + kLinkTimeout));
+        auto offer =
+            std::make_shared<LinkOffer>(connect_links(options_, target, now() + kLinkTimeout));
         control_.post([this, id, offer] { linked(id, std::move(*offer)); });
     });
 }
@@ -229,34 +256,35 @@ void Driver::linked(SessionId id, LinkOffer offer) {
     peer->notes = std::move(offer.notes);
     Status outcome = offer.failure;
     for (SameHostLink& link : offer.same_host) {
-        if (outcome) outcome = peer->links->add_same_host(std::move(link));
+        if (outcome) outcome = add_same_host(*peer, std::move(link));
     }
     for (FileDescriptor& lane : offer.tcp_lanes) {
         if (outcome) outcome = peer->links->add_lane(std::move(lane));
     }
     if (!outcome) {
-        if (Session* session = exchange_->sessions().find(id)) exchange_->sessions().fail(*session, outcome);
+        if (Session* session = exchange_->sessions().find(id))
+            exchange_->sessions().fail(*session, outcome);
         return;
     }
-    links_changed(id, *peer);
+    links_changed(*peer);
     exchange_->sessions().linked(id);
 }
 
-void Driver::links_changed(SessionId id, Peer& peer) {
+void Driver::links_changed(Peer& peer) {
     log_path(peer);
     std::deque<Waiting> waiting = std::exchange(peer.waiting, {});
     for (Waiting& entry : waiting) {
         entry.shipment.pages = entry.pages;
         if (!try_ship(peer, entry.shipment)) peer.waiting.push_back(std::move(entry));
     }
-    (void)id;
 }
 
 void Driver::log_path(Peer& peer) {
     if (std::exchange(peer.path_logged, true)) return;
     std::string line = "peer " + peer.address + ": " + peer.links->describe();
-    const bool fell_back = std::any_of(peer.notes.begin(), peer.notes.end(),
-                                       [](const std::string& note) { return note.starts_with("no same-host"); });
+    const bool fell_back =
+        std::any_of(peer.notes.begin(), peer.notes.end(),
+                    [](const std::string& note) { return note.starts_with("no same-host"); });
     for (const std::string& note : peer.notes) line += "; " + note;
     // Same-host traffic over TCP is never silent.
     log_.write(fell_back ? LogLevel::warning : LogLevel::info, line);
@@ -264,7 +292,9 @@ void Driver::log_path(Peer& peer) {
 
 void Driver::session_lost(SessionId id, const Status& reason) {
     if (exchange_->sessions().find(id) != nullptr) {
-        log_.write(LogLevel::info, "session with " + (find(id) != nullptr ? find(id)->address : "a peer") + " ended: " + reason.message());
+        log_.write(LogLevel::info, "session with " +
+                                       (find(id) != nullptr ? find(id)->address : "a peer") +
+                                       " ended: " + reason.message());
     }
     close(id, reason);
     exchange_->sessions().closed(id, reason);
@@ -297,7 +327,8 @@ std::vector<PeerInfo> Driver::peers() {
         for (const auto& [id, session] : exchange_->sessions().all()) {
             PeerInfo info;
             info.address = session.address;
-            if (session.state >= Session::State::linking) info.instance = session.peer.instance.hex();
+            if (session.state >= Session::State::linking)
+                info.instance = session.peer.instance.hex();
             info.state = state_name(session.state);
             info.outgoing = session.outgoing;
             if (const Peer* peer = find(id)) {

@@ -26,9 +26,9 @@ namespace mc {
 // What engine.peers() tells of one session.
 struct PeerInfo {
     std::string address;
-    std::string instance;  // 32 hexadecimal digits; empty before the handshake
-    std::string state;     // "connecting", "linking", "ready"
-    std::string path;      // how bytes go: "cma and shm", "tcp (4 lanes)"...
+    std::string instance;            // 32 hexadecimal digits; empty before the handshake
+    std::string state;               // "connecting", "linking", "ready"
+    std::string path;                // how bytes go: "cma and shm", "tcp (4 lanes)"...
     std::vector<std::string> notes;  // why better paths are not used
     bool outgoing = false;
     std::array<std::uint64_t, kPathKinds> bytes{};  // moved to and from this peer, by path
@@ -38,7 +38,8 @@ struct PeerInfo {
 // in the control thread, but for start(), stop() and what says otherwise.
 class Driver final : public Actions {
   public:
-    Driver(const EngineOptions& options, InstanceId instance, Log& log, Completions& completions, MemoryTable& memory);
+    Driver(const EngineOptions& options, InstanceId instance, Log& log, Completions& completions,
+           MemoryTable& memory);
     ~Driver() override;
 
     Status start();
@@ -62,8 +63,10 @@ class Driver final : public Actions {
     void ship(const Shipment& shipment) override;
     std::uint32_t end_lanes(SessionId session, GrantId grant, std::uint32_t epoch) override;
     void close_source(TransferId send) override;
-    void matched(TransferId send, SessionId session, std::optional<std::uint32_t> first_token) override;
-    void open_sink(SessionId session, GrantId grant, TransferId recv, std::vector<SinkPart> parts) override;
+    void matched(TransferId send, SessionId session,
+                 std::optional<std::uint32_t> first_token) override;
+    void open_sink(SessionId session, GrantId grant, TransferId recv,
+                   std::vector<SinkPart> parts) override;
     Status place(const Data& data) override;
     std::uint64_t placed(GrantId grant) override;
     void rewind_sink(GrantId grant, std::uint32_t epoch) override;
@@ -87,7 +90,8 @@ class Driver final : public Actions {
         Token link_token;
         std::vector<std::string> notes;
         std::deque<Waiting> waiting;
-        std::unordered_map<GrantId, std::vector<PathHandle>> used;  // push paths, in the present epoch
+        std::unordered_map<GrantId, std::vector<PathHandle>>
+            used;  // push paths, in the present epoch
         std::array<std::uint64_t, kPathKinds> bytes{};
         bool path_logged = false;
     };
@@ -98,14 +102,16 @@ class Driver final : public Actions {
     void accepted(FileDescriptor socket, const Preamble& preamble);
     void accepted_same_host(const Token& token, SameHostLink link);
     void linked(SessionId id, LinkOffer offer);
-    void links_changed(SessionId id, Peer& peer);
+    Status add_same_host(Peer& peer, SameHostLink link);
+    void links_changed(Peer& peer);
     void session_lost(SessionId id, const Status& reason);
     void log_path(Peer& peer);
     void tick();
 
     bool try_ship(Peer& peer, const Shipment& shipment);
     void send_ready(Peer& peer, const Shipment& shipment, Transfer& transfer);
-    void send_inline(Peer& peer, const Shipment& shipment, const std::shared_ptr<Transfer>& transfer);
+    void send_inline(Peer& peer, const Shipment& shipment,
+                     const std::shared_ptr<Transfer>& transfer);
     void push(Peer& peer, const Shipment& shipment, const std::shared_ptr<Transfer>& transfer);
     void answer_shipped(const Shipment& shipment, const Status& outcome, std::uint64_t bytes);
     std::shared_ptr<GrantSink> sink(GrantId grant);

@@ -20,7 +20,9 @@ struct Pieces {
 
 }  // namespace
 
-void Driver::add_transfer(std::shared_ptr<Transfer> added) { transfers_[added->id] = std::move(added); }
+void Driver::add_transfer(std::shared_ptr<Transfer> added) {
+    transfers_[added->id] = std::move(added);
+}
 
 std::shared_ptr<Transfer> Driver::transfer(TransferId id) {
     const auto found = transfers_.find(id);
@@ -45,7 +47,8 @@ bool Driver::try_ship(Peer& peer, const Shipment& shipment) {
         answer_shipped(shipment, Status(Code::aborted, "the send has ended"), 0);
         return true;
     }
-    const std::uint64_t mean = std::min(mean_segment_bytes(*shipment.source), shipment.segment_bytes);
+    const std::uint64_t mean =
+        std::min(mean_segment_bytes(*shipment.source), shipment.segment_bytes);
     switch (peer.links->route(shipment.source->bytes(), mean, shipment.segment_bytes > 0)) {
         case Links::Route::wait: return false;
         case Links::Route::pull: send_ready(peer, shipment, *sent); return true;
@@ -56,27 +59,32 @@ bool Driver::try_ship(Peer& peer, const Shipment& shipment) {
 }
 
 void Driver::answer_shipped(const Shipment& shipment, const Status& outcome, std::uint64_t bytes) {
-    control_.post([this, key = GrantKey{shipment.session, shipment.grant}, epoch = shipment.epoch, outcome, bytes] {
-        exchange_->senders().shipped(key, epoch, outcome, bytes);
-    });
+    control_.post([this, key = GrantKey{shipment.session, shipment.grant}, epoch = shipment.epoch,
+                   outcome, bytes] { exchange_->senders().shipped(key, epoch, outcome, bytes); });
 }
 
 void Driver::send_ready(Peer& peer, const Shipment& shipment, Transfer& sent) {
     const Guard& guard = sent.source.guard();
-    peer.channel->send(Ready{shipment.grant, shipment.epoch, shipment.part, shipment.tokens,
+    peer.channel->send(Ready{shipment.grant,
+                             shipment.epoch,
+                             shipment.part,
+                             shipment.tokens,
                              {shipment.pages.begin(), shipment.pages.end()},
-                             guard.address(), guard.expected(shipment.epoch)});
+                             guard.address(),
+                             guard.expected(shipment.epoch)});
     sent.count(peer.links->pull_kind(), {shipment.source->bytes(), 0});
     peer.bytes[static_cast<std::size_t>(peer.links->pull_kind())] += shipment.source->bytes();
     answer_shipped(shipment, {}, 0);
 }
 
-void Driver::send_inline(Peer& peer, const Shipment& shipment, const std::shared_ptr<Transfer>& sent) {
+void Driver::send_inline(Peer& peer, const Shipment& shipment,
+                         const std::shared_ptr<Transfer>& sent) {
     Data data{shipment.grant, shipment.epoch, shipment.part, shipment.tokens, 0, {}};
     std::uint64_t spans = 0;
     {
         const HoldVisit visit(*sent->source.hold(), shipment.epoch);
-        if (!visit) return answer_shipped(shipment, Status(Code::aborted, "the pages were taken back"), 0);
+        if (!visit)
+            return answer_shipped(shipment, Status(Code::aborted, "the pages were taken back"), 0);
         data.bytes.reserve(shipment.source->bytes());
         Cursor cursor(shipment.source, 0, shipment.source->bytes());
         std::array<Segment, 64> segments;
@@ -90,10 +98,12 @@ void Driver::send_inline(Peer& peer, const Shipment& shipment, const std::shared
         }
     }
     const std::uint64_t bytes = data.bytes.size();
-    if (!sent->source.hold()->current(shipment.epoch)) return answer_shipped(shipment, Status(Code::aborted, "the pages were taken back"), 0);
+    if (!sent->source.hold()->current(shipment.epoch))
+        return answer_shipped(shipment, Status(Code::aborted, "the pages were taken back"), 0);
+    const PathKind kind = peer.links->inline_kind();
+    sent->count(kind, {bytes, spans});
+    peer.bytes[static_cast<std::size_t>(kind)] += bytes;
     peer.channel->send(data);
-    sent->count(PathKind::tcp, {bytes, spans});
-    peer.bytes[static_cast<std::size_t>(PathKind::tcp)] += bytes;
     answer_shipped(shipment, {}, bytes);
 }
 
@@ -109,11 +119,13 @@ void Driver::push(Peer& peer, const Shipment& shipment, const std::shared_ptr<Tr
     for (const PathHandle& path : paths) {
         const std::uint64_t length = std::min(share, bytes - offset);
         if (std::find(used.begin(), used.end(), path) == used.end()) used.push_back(path);
-        Piece piece{shipment.grant, shipment.epoch, shipment.part, shipment.tokens.first, shipment.tokens.count(), offset, length};
+        Piece piece{shipment.grant,          shipment.epoch, shipment.part, shipment.tokens.first,
+                    shipment.tokens.count(), offset,         length};
         offset += length;
         peer.bytes[static_cast<std::size_t>(path.kind())] += length;
         path.push({piece, shipment.source, sent->source.hold(),
-                   [this, pieces, sent, kind = path.kind(), key = GrantKey{shipment.session, shipment.grant},
+                   [this, pieces, sent, kind = path.kind(),
+                    key = GrantKey{shipment.session, shipment.grant},
                     epoch = shipment.epoch](const Status& outcome, Moved moved) {
                        if (outcome) sent->count(kind, moved);
                        control_.post([this, pieces, key, epoch, outcome, moved] {
@@ -123,7 +135,9 @@ void Driver::push(Peer& peer, const Shipment& shipment, const std::shared_ptr<Tr
                            } else if (pieces->outcome.ok()) {
                                pieces->outcome = outcome;
                            }
-                           if (--pieces->left == 0) exchange_->senders().shipped(key, epoch, pieces->outcome, pieces->bytes);
+                           if (--pieces->left == 0)
+                               exchange_->senders().shipped(key, epoch, pieces->outcome,
+                                                            pieces->bytes);
                        });
                    }});
     }
@@ -142,16 +156,20 @@ std::uint32_t Driver::end_lanes(SessionId session, GrantId grant, std::uint32_t 
 void Driver::close_source(TransferId send) {
     const std::shared_ptr<Transfer> sent = transfer(send);
     if (sent == nullptr) return;
-    sent->source.close([this, send] { control_.post([this, send] { exchange_->senders().source_closed(send); }); });
+    sent->source.close([this, send] {
+        control_.post([this, send] { exchange_->senders().source_closed(send); });
+    });
 }
 
 void Driver::matched(TransferId send, SessionId session, std::optional<std::uint32_t> first_token) {
     const std::shared_ptr<Transfer> sent = transfer(send);
     const Peer* peer = find(session);
-    if (sent != nullptr && peer != nullptr) completions_.add_match(*sent, peer->address, first_token);
+    if (sent != nullptr && peer != nullptr)
+        completions_.add_match(*sent, peer->address, first_token);
 }
 
-void Driver::open_sink(SessionId session, GrantId grant, TransferId recv, std::vector<SinkPart> parts) {
+void Driver::open_sink(SessionId session, GrantId grant, TransferId recv,
+                       std::vector<SinkPart> parts) {
     Peer* peer = find(session);
     const std::shared_ptr<Transfer> received = transfer(recv);
     if (peer == nullptr || received == nullptr) return;
@@ -178,19 +196,26 @@ void Driver::rewind_sink(GrantId grant, std::uint32_t epoch) {
 void Driver::pull(const PullOrder& order) {
     Peer* peer = find(order.session);
     const std::shared_ptr<GrantSink> target = sink(order.grant);
-    const PathHandle path = peer == nullptr ? PathHandle() : peer->links->pull_path(order.source->bytes());
+    const PathHandle path =
+        peer == nullptr ? PathHandle() : peer->links->pull_path(order.source->bytes());
     if (target == nullptr || !path) {
-        const Status reason(Code::unsupported, "the sender offers pages to read, but no path here can read them");
-        control_.post([this, order, reason] { exchange_->receivers().pulled(order.grant, order.epoch, reason, 0); });
+        const Status reason(Code::unsupported,
+                            "the sender offers pages to read, but no path here can read them");
+        control_.post([this, order, reason] {
+            exchange_->receivers().pulled(order.grant, order.epoch, reason, 0);
+        });
         return;
     }
     const std::uint64_t bytes = order.source->bytes();
     peer->bytes[static_cast<std::size_t>(path.kind())] += bytes;
-    const Piece piece{order.grant, order.epoch, order.part, order.tokens.first, order.tokens.count(), 0, bytes};
-    path.pull({piece, order.source, order.destination, target->shared_hold(), order.guard, order.expected,
+    const Piece piece{order.grant,          order.epoch, order.part, order.tokens.first,
+                      order.tokens.count(), 0,           bytes};
+    path.pull({piece, order.source, order.destination, target->shared_hold(), order.guard,
+               order.expected,
                [this, order, target, kind = path.kind()](const Status& outcome, Moved moved) {
                    if (outcome) target->transfer()->count(kind, moved);
-                   control_.post([this, session = order.session, grant = order.grant, epoch = order.epoch, outcome, moved] {
+                   control_.post([this, session = order.session, grant = order.grant,
+                                  epoch = order.epoch, outcome, moved] {
                        exchange_->sessions().heard(session);
                        exchange_->receivers().pulled(grant, epoch, outcome, moved.bytes);
                    });
@@ -199,24 +224,29 @@ void Driver::pull(const PullOrder& order) {
 
 void Driver::close_sink(GrantId grant) {
     const auto found = sinks_.find(grant);
-    const auto closed = [this, grant] { control_.post([this, grant] { exchange_->receivers().sink_closed(grant); }); };
+    const auto closed = [this, grant] {
+        control_.post([this, grant] { exchange_->receivers().sink_closed(grant); });
+    };
     if (found == sinks_.end()) return closed();  // its session had ended before it could be opened
     const OpenSink open = std::move(found->second);
     sinks_.erase(found);
     if (Peer* peer = find(open.session)) {
         peer->sinks->remove(grant);
-        if (const auto kind = peer->links->push_kind()) peer->bytes[static_cast<std::size_t>(*kind)] += open.sink->placed_bytes();
+        if (const auto kind = peer->links->push_kind())
+            peer->bytes[static_cast<std::size_t>(*kind)] += open.sink->placed_bytes();
     }
     open.sink->hold().close(closed);
 }
 
 Status Driver::check_remote(std::span<const Segment> segments, bool write) {
-    return memory_.check(segments, write ? MemoryTable::Access::remote_write : MemoryTable::Access::remote_read);
+    return memory_.check(
+        segments, write ? MemoryTable::Access::remote_write : MemoryTable::Access::remote_read);
 }
 
 void Driver::open_remote(TransferId id, SessionId session, bool sends) {
     (void)session;
-    transfers_[id] = std::make_shared<Transfer>(id, sends ? TransferKind::send : TransferKind::recv);
+    transfers_[id] =
+        std::make_shared<Transfer>(id, sends ? TransferKind::send : TransferKind::recv);
 }
 
 void Driver::complete(TransferId id, const Status& outcome) {

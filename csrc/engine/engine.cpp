@@ -28,11 +28,13 @@ Engine::Engine(EngineOptions options)
 Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
     if (!is_loopback(options.host)) {
         return Status(Code::invalid_argument,
-                      "host=\"" + options.host + "\" is not a loopback address: peers are not authenticated without a "
-                      "key, so this engine listens on loopback only; use host=\"127.0.0.1\"");
+                      "host=\"" + options.host +
+                          "\" is not a loopback address: peers are not authenticated without a "
+                          "key, so this engine listens on loopback only; use host=\"127.0.0.1\"");
     }
     std::unique_ptr<Engine> engine(new Engine(std::move(options)));
-    engine->driver_ = std::make_unique<Driver>(engine->options_, engine->instance_, engine->log_, engine->completions_, engine->memory_);
+    engine->driver_ = std::make_unique<Driver>(engine->options_, engine->instance_, engine->log_,
+                                               engine->completions_, engine->memory_);
     MC_RETURN_IF_ERROR(engine->driver_->start());
     return engine;
 }
@@ -51,8 +53,9 @@ void Engine::close() {
 Status Engine::usable() const {
     if (closed_.load(std::memory_order_relaxed)) return {Code::aborted, "the engine is closed"};
     if (::getpid() != process_) {
-        return {Code::unsupported, "this engine was made in process " + std::to_string(process_) +
-                                       " and does not exist in a forked child; make one after the fork"};
+        return {Code::unsupported,
+                "this engine was made in process " + std::to_string(process_) +
+                    " and does not exist in a forked child; make one after the fork"};
     }
     return {};
 }
@@ -66,15 +69,20 @@ const Pool* Engine::pool(const std::string& name) const {
 Status Engine::register_pool(const Pool& added) {
     MC_RETURN_IF_ERROR(usable());
     MC_RETURN_IF_ERROR(validate(added));
-    if (added.name.empty() || added.name.size() > kMaxNameBytes) return {Code::invalid_argument, "a pool needs a name of 1 to " + std::to_string(kMaxNameBytes) + " bytes"};
+    if (added.name.empty() || added.name.size() > kMaxNameBytes)
+        return {Code::invalid_argument,
+                "a pool needs a name of 1 to " + std::to_string(kMaxNameBytes) + " bytes"};
     if (added.memory.type != MemoryKind::Type::host) {
-        return {Code::unsupported, "pool \"" + added.name + "\" lies in device memory, for which this build has no path"};
+        return {
+            Code::unsupported,
+            "pool \"" + added.name + "\" lies in device memory, for which this build has no path"};
     }
     {
         const std::lock_guard lock(mutex_);
         if (pools_.size() >= kMaxPools) return {Code::resource_exhausted, "too many pools"};
         if (!pools_.try_emplace(added.name, std::make_unique<const Pool>(added)).second) {
-            return {Code::invalid_argument, "a pool named \"" + added.name + "\" is registered already"};
+            return {Code::invalid_argument,
+                    "a pool named \"" + added.name + "\" is registered already"};
         }
     }
     driver_->loop().post([this, added] { driver_->exchange().sessions().add_pool(added); });
@@ -83,7 +91,8 @@ Status Engine::register_pool(const Pool& added) {
 
 Status Engine::register_memory(const MemoryTable::Region& region) {
     MC_RETURN_IF_ERROR(usable());
-    if (region.memory.type != MemoryKind::Type::host) return {Code::unsupported, "device memory, for which this build has no path"};
+    if (region.memory.type != MemoryKind::Type::host)
+        return {Code::unsupported, "device memory, for which this build has no path"};
     return memory_.add(region);
 }
 
@@ -93,13 +102,16 @@ Status Engine::unregister_memory(std::uint64_t address) {
 }
 
 std::shared_ptr<Transfer> Engine::make(TransferKind kind) {
-    return std::make_shared<Transfer>(TransferId{next_id_.fetch_add(1, std::memory_order_relaxed)}, kind);
+    return std::make_shared<Transfer>(TransferId{next_id_.fetch_add(1, std::memory_order_relaxed)},
+                                      kind);
 }
 
 Status Engine::check(const PoolPages& pages, bool needs_pages) const {
     const Pool* known = pool(pages.pool);
-    if (known == nullptr) return {Code::invalid_argument, "pool \"" + pages.pool + "\" is not registered"};
-    if (needs_pages && pages.pages.empty()) return {Code::invalid_argument, "no pages of pool \"" + pages.pool + "\""};
+    if (known == nullptr)
+        return {Code::invalid_argument, "pool \"" + pages.pool + "\" is not registered"};
+    if (needs_pages && pages.pages.empty())
+        return {Code::invalid_argument, "no pages of pool \"" + pages.pool + "\""};
     // Out of the loop's way: a scan for minimum and maximum is vectorised.
     std::int32_t low = 0;
     std::int32_t high = -1;
@@ -107,29 +119,39 @@ Status Engine::check(const PoolPages& pages, bool needs_pages) const {
         low = std::min(low, page);
         high = std::max(high, page);
     }
-    const bool null_outside = known->null_page && (*known->null_page < 0 || static_cast<std::uint32_t>(*known->null_page) >= known->page_count);
+    const bool null_outside =
+        known->null_page && (*known->null_page < 0 ||
+                             static_cast<std::uint32_t>(*known->null_page) >= known->page_count);
     if (null_outside) {
         for (const std::int32_t page : pages.pages) {
             if (page == *known->null_page) continue;
-            if (page < 0 || static_cast<std::uint32_t>(page) >= known->page_count) { low = page; high = page; break; }
+            if (page < 0 || static_cast<std::uint32_t>(page) >= known->page_count) {
+                low = page;
+                high = page;
+                break;
+            }
             low = 0;
             high = -1;
         }
     }
     if (low < 0 || (high >= 0 && static_cast<std::uint32_t>(high) >= known->page_count)) {
-        return {Code::invalid_argument, "page " + std::to_string(low < 0 ? low : high) + " is not one of the " +
-                                            std::to_string(known->page_count) + " pages of pool \"" + pages.pool + "\""};
+        return {Code::invalid_argument,
+                "page " + std::to_string(low < 0 ? low : high) + " is not one of the " +
+                    std::to_string(known->page_count) + " pages of pool \"" + pages.pool + "\""};
     }
     if (pages.first_token % known->page_size != 0) {
-        return {Code::invalid_argument, "first_token=" + std::to_string(pages.first_token) + " does not begin a page of " +
-                                            std::to_string(known->page_size) + " tokens of pool \"" + pages.pool + "\""};
+        return {Code::invalid_argument,
+                "first_token=" + std::to_string(pages.first_token) + " does not begin a page of " +
+                    std::to_string(known->page_size) + " tokens of pool \"" + pages.pool + "\""};
     }
     return {};
 }
 
 Result<std::shared_ptr<Transfer>> Engine::send(std::string tag, Duration patience) {
     MC_RETURN_IF_ERROR(usable());
-    if (tag.empty() || tag.size() > kMaxTagBytes) return Status(Code::invalid_argument, "a tag has 1 to " + std::to_string(kMaxTagBytes) + " bytes");
+    if (tag.empty() || tag.size() > kMaxTagBytes)
+        return Status(Code::invalid_argument,
+                      "a tag has 1 to " + std::to_string(kMaxTagBytes) + " bytes");
     auto transfer = make(TransferKind::send);
     driver_->loop().post([this, transfer, tag = std::move(tag), patience] {
         driver_->add_transfer(transfer);
@@ -149,7 +171,8 @@ Status Engine::append(const Transfer& send, PoolPages pages) {
 
 Status Engine::mark_ready(const Transfer& send, std::uint32_t tokens) {
     MC_RETURN_IF_ERROR(usable());
-    driver_->loop().post([this, id = send.id, tokens] { driver_->exchange().senders().mark_ready(id, tokens); });
+    driver_->loop().post(
+        [this, id = send.id, tokens] { driver_->exchange().senders().mark_ready(id, tokens); });
     return {};
 }
 
@@ -157,7 +180,9 @@ Status Engine::rewind(Transfer& send, std::uint32_t tokens) {
     MC_RETURN_IF_ERROR(usable());
     // At once, in the caller's thread: when this returns, what is read from the pages is void.
     const std::uint32_t epoch = send.source.take_back();
-    driver_->loop().post([this, id = send.id, tokens, epoch] { driver_->exchange().senders().rewind(id, tokens, epoch); });
+    driver_->loop().post([this, id = send.id, tokens, epoch] {
+        driver_->exchange().senders().rewind(id, tokens, epoch);
+    });
     return {};
 }
 
@@ -166,7 +191,8 @@ Status Engine::finish(const Transfer& send, std::vector<PoolPages> final_parts) 
     for (const PoolPages& part : final_parts) MC_RETURN_IF_ERROR(check(part, false));
     driver_->loop().post([this, id = send.id, final_parts = std::move(final_parts)] {
         Senders& senders = driver_->exchange().senders();
-        for (const PoolPages& part : final_parts) senders.append_final(id, *pool(part.pool), part.pages, part.first_token);
+        for (const PoolPages& part : final_parts)
+            senders.append_final(id, *pool(part.pool), part.pages, part.first_token);
         senders.finish(id);
     });
     return {};
@@ -182,12 +208,16 @@ Status Engine::abort(const Transfer& send, std::string reason) {
 
 Result<std::shared_ptr<Transfer>> Engine::recv(RecvOptions options) {
     MC_RETURN_IF_ERROR(usable());
-    if (options.tag.empty() || options.tag.size() > kMaxTagBytes) return Status(Code::invalid_argument, "a tag has 1 to " + std::to_string(kMaxTagBytes) + " bytes");
-    if (options.senders.empty()) return Status(Code::invalid_argument, "a recv needs the address of a sender");
+    if (options.tag.empty() || options.tag.size() > kMaxTagBytes)
+        return Status(Code::invalid_argument,
+                      "a tag has 1 to " + std::to_string(kMaxTagBytes) + " bytes");
+    if (options.senders.empty())
+        return Status(Code::invalid_argument, "a recv needs the address of a sender");
     for (const std::string& sender : options.senders) {
         if (const auto address = parse_host_port(sender); !address) return address.status();
     }
-    if (options.receiver_index >= options.receiver_count) return Status(Code::invalid_argument, "receiver_index must be less than receiver_count");
+    if (options.receiver_index >= options.receiver_count)
+        return Status(Code::invalid_argument, "receiver_index must be less than receiver_count");
 
     RecvRequest request;
     request.tag = std::move(options.tag);
@@ -199,11 +229,14 @@ Result<std::shared_ptr<Transfer>> Engine::recv(RecvOptions options) {
     const auto add_part = [&](PoolPages& part, TokenRange range) -> Status {
         MC_RETURN_IF_ERROR(check(part, true));
         const Pool& known = *pool(part.pool);
-        auto table = std::make_shared<PageTable>(known.page_size, known.page_count, known.null_page, part.first_token);
+        auto table = std::make_shared<PageTable>(known.page_size, known.page_count, known.null_page,
+                                                 part.first_token);
         MC_RETURN_IF_ERROR(table->append(part.pages));
         if (table->tokens().end < range.end) {
-            return {Code::invalid_argument, std::to_string(part.pages.size()) + " pages of pool \"" + part.pool + "\" hold the tokens before " +
-                                                std::to_string(table->tokens().end) + ", not all up to " + std::to_string(range.end)};
+            return {Code::invalid_argument,
+                    std::to_string(part.pages.size()) + " pages of pool \"" + part.pool +
+                        "\" hold the tokens before " + std::to_string(table->tokens().end) +
+                        ", not all up to " + std::to_string(range.end)};
         }
         std::vector<TokenRange> wanted = table->present(range);
         request.parts.push_back({part.pool, std::move(table), std::move(wanted)});
@@ -211,11 +244,14 @@ Result<std::shared_ptr<Transfer>> Engine::recv(RecvOptions options) {
     };
     for (PoolPages& part : options.parts) {
         const Pool* known = pool(part.pool);
-        if (known == nullptr) return Status(Code::invalid_argument, "pool \"" + part.pool + "\" is not registered");
+        if (known == nullptr)
+            return Status(Code::invalid_argument, "pool \"" + part.pool + "\" is not registered");
         part.first_token = options.first_token - options.first_token % known->page_size;
         if (options.first_token >= options.tokens) {
-            return Status(Code::invalid_argument, "first_token=" + std::to_string(options.first_token) + " leaves none of " +
-                                                      std::to_string(options.tokens) + " tokens; to release the sender, pass no parts");
+            return Status(Code::invalid_argument,
+                          "first_token=" + std::to_string(options.first_token) +
+                              " leaves none of " + std::to_string(options.tokens) +
+                              " tokens; to release the sender, pass no parts");
         }
         MC_RETURN_IF_ERROR(add_part(part, {options.first_token, options.tokens}));
     }
@@ -244,16 +280,19 @@ Status Engine::cancel(const Transfer& transfer) {
 
 Status Engine::check_lists(std::span<const Segment> local, std::span<const Segment> remote) const {
     if (local.empty() || local.size() > kMaxSegments || remote.size() > kMaxSegments) {
-        return {Code::invalid_argument, "a one-sided list has 1 to " + std::to_string(kMaxSegments) + " segments"};
+        return {Code::invalid_argument,
+                "a one-sided list has 1 to " + std::to_string(kMaxSegments) + " segments"};
     }
     for (std::size_t i = 0; i < local.size(); ++i) {
-        if (local[i].length == 0 || local[i].length != remote[i].length) return {Code::invalid_argument, "lengths must be positive"};
+        if (local[i].length == 0 || local[i].length != remote[i].length)
+            return {Code::invalid_argument, "lengths must be positive"};
     }
     return memory_.check(local, MemoryTable::Access::local);
 }
 
 Result<std::shared_ptr<Transfer>> Engine::write(std::string address, std::vector<Segment> source,
-                                                std::vector<Segment> destination, Duration deadline) {
+                                                std::vector<Segment> destination,
+                                                Duration deadline) {
     MC_RETURN_IF_ERROR(usable());
     MC_RETURN_IF_ERROR(check_lists(source, destination));
     if (const auto parsed = parse_host_port(address); !parsed) return parsed.status();
@@ -261,13 +300,15 @@ Result<std::shared_ptr<Transfer>> Engine::write(std::string address, std::vector
     driver_->loop().post([this, transfer, address = std::move(address), source = std::move(source),
                           destination = std::move(destination), deadline]() mutable {
         driver_->add_transfer(transfer);
-        driver_->exchange().senders().write(transfer->id, address, std::move(source), std::move(destination), deadline);
+        driver_->exchange().senders().write(transfer->id, address, std::move(source),
+                                            std::move(destination), deadline);
     });
     return transfer;
 }
 
 Result<std::shared_ptr<Transfer>> Engine::read(std::string address, std::vector<Segment> source,
-                                               std::vector<Segment> destination, Duration deadline) {
+                                               std::vector<Segment> destination,
+                                               Duration deadline) {
     MC_RETURN_IF_ERROR(usable());
     MC_RETURN_IF_ERROR(check_lists(destination, source));
     if (const auto parsed = parse_host_port(address); !parsed) return parsed.status();
@@ -275,7 +316,8 @@ Result<std::shared_ptr<Transfer>> Engine::read(std::string address, std::vector<
     driver_->loop().post([this, transfer, address = std::move(address), source = std::move(source),
                           destination = std::move(destination), deadline]() mutable {
         driver_->add_transfer(transfer);
-        driver_->exchange().receivers().read(transfer->id, address, std::move(source), std::move(destination), deadline);
+        driver_->exchange().receivers().read(transfer->id, address, std::move(source),
+                                             std::move(destination), deadline);
     });
     return transfer;
 }
@@ -291,8 +333,9 @@ Result<Engine::Stats> Engine::stats() {
     auto future = answer.get_future();
     driver_->loop().post([&] {
         Exchange& exchange = driver_->exchange();
-        answer.set_value({exchange.senders().size(), exchange.receivers().size(), exchange.senders().grants(),
-                          exchange.receivers().grants(), exchange.senders().parked()});
+        answer.set_value({exchange.senders().size(), exchange.receivers().size(),
+                          exchange.senders().grants(), exchange.receivers().grants(),
+                          exchange.senders().parked()});
     });
     return future.get();
 }

@@ -24,11 +24,11 @@ struct PoolPages {
 struct RecvOptions {
     std::vector<std::string> senders;  // addresses
     std::string tag;
-    std::vector<PoolPages> parts;      // the first page holds `first_token`
+    std::vector<PoolPages> parts;  // the first page holds `first_token`
     std::uint32_t first_token = 0;
-    std::uint32_t tokens = 0;          // wanted are the tokens [first_token, tokens)
-    std::vector<PoolPages> rows;       // whole rows
-    std::uint64_t request = 0;         // shared by all receivers of one request; 0: a number of its own
+    std::uint32_t tokens = 0;     // wanted are the tokens [first_token, tokens)
+    std::vector<PoolPages> rows;  // whole rows
+    std::uint64_t request = 0;    // shared by all receivers of one request; 0: a number of its own
     std::uint32_t receiver_index = 0;
     std::uint32_t receiver_count = 1;
     Duration deadline{};
@@ -66,8 +66,12 @@ class Engine {
                                            std::vector<Segment> destination, Duration deadline);
 
     std::vector<std::shared_ptr<Transfer>> poll() { return completions_.take(); }
-    std::optional<Outcome> outcome(const Transfer& transfer) { return completions_.outcome(transfer); }
-    std::optional<Outcome> wait(const Transfer& transfer, Duration timeout) { return completions_.wait(transfer, timeout); }
+    std::optional<Outcome> outcome(const Transfer& transfer) {
+        return completions_.outcome(transfer);
+    }
+    std::optional<Outcome> wait(const Transfer& transfer, Duration timeout) {
+        return completions_.wait(transfer, timeout);
+    }
 
     Result<std::vector<PeerInfo>> peers();
     struct Stats {

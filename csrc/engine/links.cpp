@@ -22,8 +22,8 @@ namespace {
 // time than waking further threads takes.
 constexpr std::uint64_t kSpreadBytes = 8U << 20;
 
-// Up to this size bytes travel in the control message itself, over TCP: a batch on a lane would wake
-// another thread on each side.
+// Up to this size bytes travel in the control message itself: a batch on a lane or ring would be
+// one more wake-up on each side.
 constexpr std::uint64_t kInlineBytes = 16U << 10;
 
 }  // namespace
@@ -36,7 +36,9 @@ PathHandle::PathHandle(EventLoop& loop, PathKind kind, Make make, std::shared_pt
 
 PathHandle::Cell::~Cell() {
     if (path == nullptr || loop.in_loop_thread()) return;
-    loop.post([kept = std::move(keeps), last = std::shared_ptr<Path>(std::move(path))]() mutable { last.reset(); });
+    loop.post([kept = std::move(keeps), last = std::shared_ptr<Path>(std::move(path))]() mutable {
+        last.reset();
+    });
 }
 
 template <typename Work>
@@ -54,7 +56,8 @@ namespace {
 template <typename Job>
 Job counted(Job job, std::atomic<std::uint64_t>& outstanding) {
     outstanding.fetch_add(job.piece.length, std::memory_order_relaxed);
-    job.done = [&outstanding, length = job.piece.length, done = std::move(job.done)](Status status, Moved moved) {
+    job.done = [&outstanding, length = job.piece.length, done = std::move(job.done)](Status status,
+                                                                                     Moved moved) {
         outstanding.fetch_sub(length, std::memory_order_relaxed);
         done(std::move(status), moved);
     };
@@ -64,10 +67,14 @@ Job counted(Job job, std::atomic<std::uint64_t>& outstanding) {
 }  // namespace
 
 void PathHandle::push(Push job) const {
-    run([job = counted(std::move(job), cell_->outstanding)](Cell& cell) mutable { cell.path->push(std::move(job)); });
+    run([job = counted(std::move(job), cell_->outstanding)](Cell& cell) mutable {
+        cell.path->push(std::move(job));
+    });
 }
 void PathHandle::pull(Pull job) const {
-    run([job = counted(std::move(job), cell_->outstanding)](Cell& cell) mutable { cell.path->pull(std::move(job)); });
+    run([job = counted(std::move(job), cell_->outstanding)](Cell& cell) mutable {
+        cell.path->pull(std::move(job));
+    });
 }
 void PathHandle::end(GrantId grant, std::uint32_t epoch) const {
     run([grant, epoch](Cell& cell) { cell.path->end(grant, epoch); });
@@ -78,14 +85,15 @@ void PathHandle::close(const Status& reason) const {
 
 LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, Instant deadline) {
     LinkOffer offer;
-    const bool wants_same_host =
-        options.allows(PathKind::local) || options.allows(PathKind::shm) || options.allows(PathKind::cma);
+    const bool wants_same_host = options.allows(PathKind::local) || options.allows(PathKind::shm) ||
+                                 options.allows(PathKind::cma);
     if (wants_same_host && target.boot_id == boot_id()) {
         Status failed = target.same_host_name.empty()
                             ? Status(Code::unsupported, "the peer forbids same-host paths")
                             : Status();
         for (int i = 0; i < 2 && failed; ++i) {
-            auto link = connect_same_host(target.same_host_name, target.token, options.ring_bytes, deadline);
+            auto link = connect_same_host(target.same_host_name, target.token, options.ring_bytes,
+                                          deadline);
             if (link) {
                 offer.same_host.push_back(std::move(*link));
             } else {
@@ -96,9 +104,11 @@ LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, 
             const SameHostLink& link = offer.same_host.front();
             const bool local = options.allows(PathKind::local) && link.peer_pid == ::getpid();
             const bool cma = options.allows(PathKind::cma) && link.cma_readable;
-            if (options.allows(PathKind::cma) && !link.cma_readable) offer.notes.push_back("no cma: " + link.cma_reason);
+            if (options.allows(PathKind::cma) && !link.cma_readable)
+                offer.notes.push_back("no cma: " + link.cma_reason);
             if (local || cma || options.allows(PathKind::shm)) return offer;
-            failed = Status(Code::unsupported, "cma is the only path allowed on this host, but " + link.cma_reason);
+            failed = Status(Code::unsupported,
+                            "cma is the only path allowed on this host, but " + link.cma_reason);
         }
         offer.same_host.clear();
         offer.notes.push_back("no same-host path: " + failed.message());
@@ -108,7 +118,8 @@ LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, 
         }
     }
     if (!options.allows(PathKind::tcp)) {
-        offer.failure = Status(Code::unsupported, "none of the allowed paths reaches " + target.address + "; add tcp to paths=");
+        offer.failure = Status(Code::unsupported, "none of the allowed paths reaches " +
+                                                      target.address + "; add tcp to paths=");
         return offer;
     }
     const auto address = parse_host_port(target.address);
@@ -118,7 +129,8 @@ LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, 
     }
     while (offer.tcp_lanes.size() < options.tcp_lanes) {
         auto socket = connect_tcp(*address, deadline);
-        Status sent = socket ? send_preamble(socket->get(), {Preamble::Kind::lane, target.token}) : socket.status();
+        Status sent = socket ? send_preamble(socket->get(), {Preamble::Kind::lane, target.token})
+                             : socket.status();
         if (!sent) {
             offer.failure = sent.with_context("lane to " + target.address);
             return offer;
@@ -136,17 +148,20 @@ Links::~Links() { close(Status(Code::aborted, "the session has ended")); }
 Status Links::add_lane(FileDescriptor socket) {
     auto loop = context_.io.next();
     if (!loop) return loop.status();
-    lanes_.emplace_back(**loop, PathKind::tcp,
-                        [shared = std::make_shared<FileDescriptor>(std::move(socket)), &sinks = *sinks_,
-                         on_failure = on_failure_, &log = context_.log](EventLoop& where) -> std::unique_ptr<Path> {
-                            return std::make_unique<TcpLane>(where, std::move(*shared), sinks, on_failure, log);
-                        },
-                        sinks_);
+    lanes_.emplace_back(
+        **loop, PathKind::tcp,
+        [shared = std::make_shared<FileDescriptor>(std::move(socket)), &sinks = *sinks_,
+         on_failure = on_failure_, &log = context_.log](EventLoop& where) -> std::unique_ptr<Path> {
+            return std::make_unique<TcpLane>(where, std::move(*shared), sinks, on_failure, log);
+        },
+        sinks_);
     return {};
 }
 
-Status Links::add_same_host(SameHostLink link) {
+Result<FileDescriptor> Links::add_same_host(SameHostLink link) {
     const bool first = !same_host_;
+    // The paths only watch the socket for its end.
+    FileDescriptor socket(first ? ::fcntl(link.socket.get(), F_DUPFD_CLOEXEC, 0) : -1);
     same_host_ = true;
     EventLoop* loop = &context_.control;
     if (!first) {
@@ -159,22 +174,28 @@ Status Links::add_same_host(SameHostLink link) {
     PathHandle& ring = first ? ring_small_ : ring_large_;
     same_process_ = link.peer_pid == ::getpid() && context_.options.allows(PathKind::local);
     if (same_process_) {
-        pull = PathHandle(*loop, PathKind::local, [on_failure = on_failure_](EventLoop& where) -> std::unique_ptr<Path> {
-            return std::make_unique<LocalPath>(where, on_failure);
-        });
+        pull = PathHandle(*loop, PathKind::local,
+                          [on_failure = on_failure_](EventLoop& where) -> std::unique_ptr<Path> {
+                              return std::make_unique<LocalPath>(where, on_failure);
+                          });
     } else if (link.cma_readable && context_.options.allows(PathKind::cma)) {
-        auto pidfd = std::make_shared<FileDescriptor>(::fcntl(link.pidfd.get(), F_DUPFD_CLOEXEC, 0));
-        pull = PathHandle(*loop, PathKind::cma, [pid = link.peer_pid, pidfd, on_failure = on_failure_](EventLoop& where) -> std::unique_ptr<Path> {
-            return std::make_unique<CmaPath>(where, pid, std::move(*pidfd), on_failure);
-        });
+        auto pidfd =
+            std::make_shared<FileDescriptor>(::fcntl(link.pidfd.get(), F_DUPFD_CLOEXEC, 0));
+        pull = PathHandle(*loop, PathKind::cma,
+                          [pid = link.peer_pid, pidfd,
+                           on_failure = on_failure_](EventLoop& where) -> std::unique_ptr<Path> {
+                              return std::make_unique<CmaPath>(where, pid, std::move(*pidfd),
+                                                               on_failure);
+                          });
     }
-    ring = PathHandle(*loop, PathKind::shm,
-                      [shared = std::make_shared<SameHostLink>(std::move(link)), &sinks = *sinks_, on_failure = on_failure_,
-                       &log](EventLoop& where) -> std::unique_ptr<Path> {
-                          return std::make_unique<ShmLane>(where, std::move(*shared), sinks, on_failure, log);
-                      },
-                      sinks_);
-    return {};
+    ring = PathHandle(
+        *loop, PathKind::shm,
+        [shared = std::make_shared<SameHostLink>(std::move(link)), &sinks = *sinks_,
+         on_failure = on_failure_, &log](EventLoop& where) -> std::unique_ptr<Path> {
+            return std::make_unique<ShmLane>(where, std::move(*shared), sinks, on_failure, log);
+        },
+        sinks_);
+    return socket;
 }
 
 void Links::close(const Status& reason) {
@@ -186,12 +207,17 @@ void Links::close(const Status& reason) {
     lanes_.clear();
 }
 
-Links::Route Links::route(std::uint64_t bytes, std::uint64_t mean_segment, bool receiver_pulls) const {
+Links::Route Links::route(std::uint64_t bytes, std::uint64_t mean_segment,
+                          bool receiver_pulls) const {
     const EngineOptions& options = context_.options;
     if (same_host_) {
-        const bool pull_allowed = receiver_pulls && (same_process_ || options.allows(PathKind::cma));
+        const bool pull_allowed =
+            receiver_pulls && (same_process_ || options.allows(PathKind::cma));
         const bool ring_allowed = options.allows(PathKind::shm);
-        if (pull_allowed && (same_process_ || mean_segment >= options.cma_min_span || !ring_allowed)) return Route::pull;
+        if (!same_process_ && ring_allowed && bytes <= kInlineBytes) return Route::inline_data;
+        if (pull_allowed &&
+            (same_process_ || mean_segment >= options.cma_min_span || !ring_allowed))
+            return Route::pull;
         if (!ring_allowed) return Route::wait;
         const bool small = bytes <= options.eager_bytes;
         return (small ? ring_small_ : ring_large_) ? Route::push : Route::wait;
@@ -203,8 +229,9 @@ Links::Route Links::route(std::uint64_t bytes, std::uint64_t mean_segment, bool 
 std::vector<PathHandle> Links::push_paths(std::uint64_t bytes) const {
     if (same_host_) return {bytes <= context_.options.eager_bytes ? ring_small_ : ring_large_};
     std::vector<PathHandle> chosen = lanes_;
-    std::sort(chosen.begin(), chosen.end(),
-              [](const PathHandle& left, const PathHandle& right) { return left.outstanding() < right.outstanding(); });
+    std::sort(chosen.begin(), chosen.end(), [](const PathHandle& left, const PathHandle& right) {
+        return left.outstanding() < right.outstanding();
+    });
     if (bytes < kSpreadBytes) chosen.resize(1);
     return chosen;
 }
@@ -227,7 +254,9 @@ std::string Links::describe() const {
         if (context_.options.allows(PathKind::shm)) text += text.empty() ? "shm" : " and shm";
         return text;
     }
-    if (!lanes_.empty()) return "tcp (" + std::to_string(lanes_.size()) + (lanes_.size() == 1 ? " lane)" : " lanes)");
+    if (!lanes_.empty())
+        return "tcp (" + std::to_string(lanes_.size()) +
+               (lanes_.size() == 1 ? " lane)" : " lanes)");
     return "none yet";
 }
 

@@ -18,8 +18,8 @@
 
 namespace mc {
 
-// A path that lives in an event loop: made, used and destroyed in that loop's thread, and given work
-// from the control thread. Copies share the path.
+// A path that lives in an event loop: made, used and destroyed in that loop's thread, and given
+// work from the control thread. Copies share the path.
 class PathHandle {
   public:
     using Make = std::function<std::unique_ptr<Path>(EventLoop&)>;
@@ -27,13 +27,16 @@ class PathHandle {
     PathHandle() = default;
     // `make` runs in the loop's thread, before any work that is given later. What the path refers
     // to and `keeps` owns lives as long as the path.
-    PathHandle(EventLoop& loop, PathKind kind, Make make, std::shared_ptr<const void> keeps = nullptr);
+    PathHandle(EventLoop& loop, PathKind kind, Make make,
+               std::shared_ptr<const void> keeps = nullptr);
 
     explicit operator bool() const { return cell_ != nullptr; }
     bool operator==(const PathHandle& other) const { return cell_ == other.cell_; }
     [[nodiscard]] PathKind kind() const { return cell_->kind; }
     // Bytes given and not yet reported done; for spreading load.
-    [[nodiscard]] std::uint64_t outstanding() const { return cell_->outstanding.load(std::memory_order_relaxed); }
+    [[nodiscard]] std::uint64_t outstanding() const {
+        return cell_->outstanding.load(std::memory_order_relaxed);
+    }
 
     void push(Push job) const;
     void pull(Pull job) const;
@@ -62,15 +65,15 @@ class PathHandle {
 
 // What links two engines besides their control connection, as found by the side that connected.
 struct LinkOffer {
-    std::vector<SameHostLink> same_host;   // none, or one for small and one for large transfers
+    std::vector<SameHostLink> same_host;  // none, or one for small and one for large transfers
     std::vector<FileDescriptor> tcp_lanes;
-    std::vector<std::string> notes;        // why better paths are not used
-    Status failure;                        // why there is no link at all
+    std::vector<std::string> notes;  // why better paths are not used
+    Status failure;                  // why there is no link at all
 };
 
 // Tries the allowed kinds of links in order of cost; blocks.
 struct LinkTarget {
-    std::string address;         // "host:port"
+    std::string address;  // "host:port"
     std::string boot_id;
     std::string same_host_name;
     Token token;
@@ -92,20 +95,28 @@ class Links {
     Links(Context context, std::shared_ptr<SessionSinks> sinks, OnFailure on_failure);
     ~Links();
 
-    Status add_same_host(SameHostLink link);
+    // For the first link also returns a socket to which control messages can move; else none.
+    Result<FileDescriptor> add_same_host(SameHostLink link);
     Status add_lane(FileDescriptor socket);
     void close(const Status& reason);
 
     // How a shipment goes. `wait`: no path for it is there yet.
+    // `inline_data`: in the control message itself.
     enum class Route : std::uint8_t { wait, pull, inline_data, push };
-    [[nodiscard]] Route route(std::uint64_t bytes, std::uint64_t mean_segment, bool receiver_pulls) const;
+    [[nodiscard]] Route route(std::uint64_t bytes, std::uint64_t mean_segment,
+                              bool receiver_pulls) const;
     // Push paths for a shipment of so many bytes, least loaded first; several share large ones.
     [[nodiscard]] std::vector<PathHandle> push_paths(std::uint64_t bytes) const;
     [[nodiscard]] PathHandle pull_path(std::uint64_t bytes) const;
 
     [[nodiscard]] bool can_pull() const { return static_cast<bool>(pull_small_); }
     [[nodiscard]] std::optional<PathKind> push_kind() const;  // by which pushed bytes come and go
-    [[nodiscard]] PathKind pull_kind() const { return same_process_ ? PathKind::local : PathKind::cma; }
+    [[nodiscard]] PathKind inline_kind() const {
+        return same_host_ ? PathKind::shm : PathKind::tcp;
+    }
+    [[nodiscard]] PathKind pull_kind() const {
+        return same_process_ ? PathKind::local : PathKind::cma;
+    }
     [[nodiscard]] std::string describe() const;  // "cma and shm", "tcp (4 lanes)"
 
   private:

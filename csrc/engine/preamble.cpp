@@ -35,11 +35,14 @@ Result<Preamble> decode_preamble(std::span<const std::uint8_t, Preamble::kBytes>
     const auto version = reader.get<std::uint16_t>();
     const auto kind = reader.get<std::uint8_t>();
     (void)reader.get<std::uint8_t>();
-    if (magic != kMagic) return Status(Code::protocol, "a connection that does not speak this protocol");
+    if (magic != kMagic)
+        return Status(Code::protocol, "a connection that does not speak this protocol");
     if (version != kVersion) {
-        return Status(Code::unsupported, "a connection with preamble version " + std::to_string(version));
+        return Status(Code::unsupported,
+                      "a connection with preamble version " + std::to_string(version));
     }
-    if (kind != static_cast<std::uint8_t>(Preamble::Kind::control) && kind != static_cast<std::uint8_t>(Preamble::Kind::lane)) {
+    if (kind != static_cast<std::uint8_t>(Preamble::Kind::control) &&
+        kind != static_cast<std::uint8_t>(Preamble::Kind::lane)) {
         return Status(Code::protocol, "a connection of unknown kind " + std::to_string(kind));
     }
     return Preamble{static_cast<Preamble::Kind>(kind), reader.get_token()};
@@ -50,7 +53,8 @@ Status send_preamble(int socket, const Preamble& preamble) {
     encode(preamble, bytes);
     const ssize_t sent = ::send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     if (sent == static_cast<ssize_t>(bytes.size())) return {};
-    return sent < 0 ? errno_status("sending the preamble", errno) : Status(Code::peer_lost, "the preamble was not taken");
+    return sent < 0 ? errno_status("sending the preamble", errno)
+                    : Status(Code::peer_lost, "the preamble was not taken");
 }
 
 }  // namespace mc

@@ -12,7 +12,9 @@ GrantSink::GrantSink(std::shared_ptr<Transfer> transfer, std::vector<SinkPart> p
     : transfer_(std::move(transfer)), parts_(std::move(parts)) {}
 
 Result<std::shared_ptr<const Slice>> GrantSink::slice(std::uint16_t part, TokenRange tokens) {
-    if (part >= parts_.size()) return Status(Code::protocol, "a batch for part " + std::to_string(part) + ", which was not asked for");
+    if (part >= parts_.size())
+        return Status(Code::protocol,
+                      "a batch for part " + std::to_string(part) + ", which was not asked for");
     const SinkPart& wanted = parts_[part];
     if (wanted.list) {
         if (!tokens.empty()) return Status(Code::protocol, "a batch with tokens for a plain list");
@@ -34,7 +36,8 @@ Status GrantSink::place(const Data& data) {
     auto destination = slice(data.part, data.tokens);
     if (!destination) return destination.status();
     const std::uint64_t size = (*destination)->bytes();
-    if (data.offset > size || data.bytes.size() > size - data.offset) return {Code::protocol, "DATA beyond the end of its slice"};
+    if (data.offset > size || data.bytes.size() > size - data.offset)
+        return {Code::protocol, "DATA beyond the end of its slice"};
     const HoldVisit visit(*hold_, data.epoch);
     if (!visit) return {};  // closed meanwhile: the bytes are not wanted any more
     Cursor cursor(std::move(*destination), data.offset, data.bytes.size());
@@ -49,7 +52,13 @@ Status GrantSink::place(const Data& data) {
         }
         spans += count;
     }
-    placed({{}, data.epoch, data.part, data.tokens.first, data.tokens.count(), data.offset, data.bytes.size()},
+    placed({{},
+            data.epoch,
+            data.part,
+            data.tokens.first,
+            data.tokens.count(),
+            data.offset,
+            data.bytes.size()},
            {data.bytes.size(), spans});
     return {};
 }
@@ -60,7 +69,9 @@ void GrantSink::rewind(std::uint32_t epoch) {
     placed_.store(0, std::memory_order_release);
 }
 
-void SessionSinks::ended(GrantId grant, std::uint32_t epoch, std::uint64_t /*bytes*/) { ended_(grant, epoch); }
+void SessionSinks::ended(GrantId grant, std::uint32_t epoch, std::uint64_t /*bytes*/) {
+    ended_(grant, epoch);
+}
 
 std::shared_ptr<GrantSink> SessionSinks::get(GrantId grant) {
     const std::lock_guard lock(mutex_);

@@ -32,7 +32,9 @@ class GrantSink final : public Sink {
     [[nodiscard]] std::shared_ptr<Hold> shared_hold() const { return hold_; }
     [[nodiscard]] const std::shared_ptr<Transfer>& transfer() const { return transfer_; }
     // Bytes pushed in the present epoch.
-    [[nodiscard]] std::uint64_t placed_bytes() const { return placed_.load(std::memory_order_acquire); }
+    [[nodiscard]] std::uint64_t placed_bytes() const {
+        return placed_.load(std::memory_order_acquire);
+    }
     // Only when nothing of the old epoch is under way any more.
     void rewind(std::uint32_t epoch);
 

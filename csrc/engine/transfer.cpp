@@ -48,7 +48,8 @@ std::vector<std::shared_ptr<Transfer>> Completions::take() {
 std::optional<Outcome> Completions::wait(const Transfer& transfer, Duration timeout) {
     std::unique_lock lock(mutex_);
     // An unbounded timeout would overflow the clock's type.
-    const Duration bounded = std::clamp<Duration>(timeout, Duration::zero(), std::chrono::hours(24 * 365));
+    const Duration bounded =
+        std::clamp<Duration>(timeout, Duration::zero(), std::chrono::hours(24 * 365));
     added_.wait_for(lock, bounded, [&] { return transfer.outcome.has_value(); });
     return transfer.outcome;
 }
@@ -58,7 +59,8 @@ std::optional<Outcome> Completions::outcome(const Transfer& transfer) {
     return transfer.outcome;
 }
 
-void Completions::add_match(Transfer& transfer, std::string address, std::optional<std::uint32_t> first_token) {
+void Completions::add_match(Transfer& transfer, std::string address,
+                            std::optional<std::uint32_t> first_token) {
     const std::lock_guard lock(mutex_);
     transfer.matched.emplace_back(std::move(address), first_token);
 }

@@ -89,7 +89,8 @@ class Completions {
     std::optional<Outcome> wait(const Transfer& transfer, Duration timeout);
     std::optional<Outcome> outcome(const Transfer& transfer);
 
-    void add_match(Transfer& transfer, std::string address, std::optional<std::uint32_t> first_token);
+    void add_match(Transfer& transfer, std::string address,
+                   std::optional<std::uint32_t> first_token);
     Matched matched(const Transfer& transfer);
 
   private:
