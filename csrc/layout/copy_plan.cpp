@@ -21,16 +21,18 @@ std::size_t CopyPlan::next(std::span<Span> out) {
     while (count < out.size()) {
         if (source_.at == source_.end && !source_.refill()) break;
         if (destination_.at == destination_.end && !destination_.refill()) break;
-        Segment& from = source_.segments[source_.at];
-        Segment& to = destination_.segments[destination_.at];
-        const std::uint64_t length = std::min(from.length, to.length);
-        out[count++] = {from.address, to.address, length};
-        from.address += length;
-        from.length -= length;
-        to.address += length;
-        to.length -= length;
-        if (from.length == 0) ++source_.at;
-        if (to.length == 0) ++destination_.at;
+        // Until one window is used up; copies of both fronts stay in registers.
+        Segment from = source_.segments[source_.at];
+        Segment to = destination_.segments[destination_.at];
+        while (count < out.size()) {
+            const std::uint64_t length = std::min(from.length, to.length);
+            out[count++] = {from.address, to.address, length};
+            const bool from_used = source_.use(from, length);
+            const bool to_used = destination_.use(to, length);
+            if (from_used || to_used) break;
+        }
+        source_.keep(from);
+        destination_.keep(to);
     }
     return count;
 }

@@ -33,6 +33,20 @@ class CopyPlan {
     struct Window {
         explicit Window(Cursor walked) : cursor(std::move(walked)) {}
         bool refill();
+        // Takes `length` bytes off the front segment, which the caller holds. True if that was the
+        // last of the window.
+        bool use(Segment& front, std::uint64_t length) {
+            if (front.length != length) {
+                front = {front.address + length, front.length - length};
+                return false;
+            }
+            if (++at == end) return true;
+            front = segments[at];
+            return false;
+        }
+        void keep(const Segment& front) {
+            if (at < end) segments[at] = front;
+        }
 
         Cursor cursor;
         std::array<Segment, 64> segments;

@@ -6,26 +6,31 @@
 namespace mc {
 
 // Where segments are put. A piece that continues the last segment makes it longer, and needs no room.
+// Small enough for registers: loops work on a copy, because a segment that is written could, as far
+// as the compiler knows, be a member of the cursor.
 class Cursor::Output {
   public:
     explicit Output(std::span<Segment> out) : out_(out) {}
 
     // False if there is no room; then nothing was put.
     bool put(std::uint64_t address, std::uint64_t length) {
-        if (size_ > 0 && out_[size_ - 1].address + out_[size_ - 1].length == address) {
+        if (address == end_ && size_ > 0) {
             out_[size_ - 1].length += length;
-            return true;
+        } else {
+            if (size_ == out_.size()) return false;
+            out_[size_++] = {address, length};
         }
-        if (size_ == out_.size()) return false;
-        out_[size_++] = {address, length};
+        end_ = address + length;
         return true;
     }
     // Puts pieces that do not touch each other nor the last one, as many as there is room for.
     std::uint64_t put_row(std::uint64_t address, std::uint64_t stride, std::uint64_t length, std::uint64_t count) {
         const std::uint64_t fitting = std::min<std::uint64_t>(count, out_.size() - size_);
+        if (fitting == 0) return 0;
         Segment* const front = out_.data() + size_;
         for (std::uint64_t i = 0; i < fitting; ++i) front[i] = {address + i * stride, length};
         size_ += fitting;
+        end_ = address + (fitting - 1) * stride + length;
         return fitting;
     }
     [[nodiscard]] std::size_t size() const { return size_; }
@@ -33,6 +38,7 @@ class Cursor::Output {
   private:
     std::span<Segment> out_;
     std::size_t size_ = 0;
+    std::uint64_t end_ = 0;  // of the last segment
 };
 
 Cursor::Cursor(std::shared_ptr<const Slice> slice, std::uint64_t offset, std::uint64_t length)
@@ -44,13 +50,14 @@ Cursor::Cursor(std::shared_ptr<const Slice> slice, std::uint64_t offset, std::ui
 
 std::size_t Cursor::next(std::span<Segment> out) {
     Output output(out);
+    if (slice_->walk() == nullptr) {
+        emit_list(output);
+        return output.size();
+    }
     while (remaining_ > 0) {
-        if (slice_->walk() == nullptr) {
-            if (!emit_list(output)) break;
-            continue;
-        }
         const Nest& nest = slice_->nest(slice_->walk()->roots()[root_].shape, section_);
-        if (!(nest.loops.size == 0 ? emit_whole_runs(nest, output) : emit_rows(nest, output))) break;
+        if (!(nest.loops.size < 2 ? emit_section(nest, output) : emit_run(nest, output))) break;
+        if (remaining_ > 0) advance_run();
     }
     return output.size();
 }
@@ -113,38 +120,33 @@ void Cursor::enter_section() {
     const Walk::Root& root = walk.roots()[root_];
     const Walk::Shape& shape = walk.shapes()[root.shape];
     const Slice::Section& section = slice_->sections()[section_];
+    page_stride_ = shape.page_stride;
     origin_ = root.base + section.token_in_page * shape.token_stride;
     for (std::size_t i = 0; i < shape.around.size; ++i) origin_ += step(shape.around.loops[i], around_[i]);
     run_ = section.first_run;
 }
 
 void Cursor::enter_run() {
-    const PageRun& run = slice_->runs()[run_];
-    const Walk& walk = *slice_->walk();
-    pages_ = run.pages;
-    address_.fill(origin_ + run.first_page * walk.shapes()[walk.roots()[root_].shape].page_stride);
+    address_.fill(origin_ + slice_->runs()[run_].first_page * page_stride_);
     index_.fill(0);
 }
 
 // Goes to the next run, which may be in the next section, in the next step of a loop around, or
-// under the next root. False at the end of the slice.
-bool Cursor::advance_run() {
+// under the next root. There must be one.
+void Cursor::advance_run() {
     const auto sections = slice_->sections();
-    if (++run_ < sections[section_].end_run) {
-        enter_run();
-        return true;
+    if (++run_ >= sections[section_].end_run) {
+        if (++section_ == sections.size()) {
+            section_ = 0;
+            const Walk& walk = *slice_->walk();
+            const auto around = walk.shapes()[walk.roots()[root_].shape].around.all();
+            std::size_t i = around.size();
+            while (i > 0 && ++around_[i - 1] == around[i - 1].count) around_[--i] = 0;
+            if (i == 0) ++root_;
+        }
+        enter_section();
     }
-    const Walk& walk = *slice_->walk();
-    if (++section_ == sections.size()) {
-        section_ = 0;
-        const auto around = walk.shapes()[walk.roots()[root_].shape].around.all();
-        std::size_t i = around.size();
-        while (i > 0 && ++around_[i - 1] == around[i - 1].count) around_[--i] = 0;
-        if (i == 0 && ++root_ == walk.roots().size()) return false;
-    }
-    enter_section();
     enter_run();
-    return true;
 }
 
 bool Cursor::emit_list(Output& out) {
@@ -160,50 +162,77 @@ bool Cursor::emit_list(Output& out) {
     return true;
 }
 
-// Each run of pages is one piece.
-bool Cursor::emit_whole_runs(const Nest& nest, Output& out) {
-    do {
-        const std::uint64_t length = std::min(pages_ * nest.piece_bytes - skip_, remaining_);
-        if (!out.put(address_[0] + skip_, length)) return false;
-        remaining_ -= length;
-        skip_ = 0;
-    } while (advance_run() && remaining_ > 0 && slice_->sections()[section_].first_run != run_);
-    return true;
-}
-
-// The rest of this run, row by row: a row is the innermost loop with all others standing still.
-bool Cursor::emit_rows(const Nest& nest, Output& out) {
-    do {
-        if (!emit_row(nest, out)) return false;
-    } while (remaining_ > 0 && advance_row(nest));
-    if (remaining_ > 0) advance_run();
-    return true;
-}
-
-std::uint64_t Cursor::row_steps(const Nest& nest) const {
-    const std::size_t last = nest.loops.size - 1;
-    return last == 0 ? nest.loops.loops[0].count * pages_ : nest.loops.loops[last].count;
-}
-
-bool Cursor::emit_row(const Nest& nest, Output& out) {
-    const std::size_t last = nest.loops.size - 1;
-    const Loop& loop = nest.loops.loops[last];
-    const std::uint64_t steps = row_steps(nest);
-    std::uint64_t& index = index_[last];
-    while (index < steps && remaining_ > 0) {
-        const std::uint64_t length = std::min(nest.piece_bytes - skip_, remaining_);
-        if (!out.put(address_[last] + step(loop, index) + skip_, length)) return false;
+// Puts pieces of the innermost loop, from `index` to `end`. False if there is no room for all; then
+// `index` is the first that was not put.
+bool Cursor::emit_row(const Loop& loop, std::uint64_t piece_bytes, std::uint64_t address, std::uint64_t end,
+                      std::uint64_t& index, Output& out) {
+    while (index < end && remaining_ > 0) {
+        const std::uint64_t length = std::min(piece_bytes - skip_, remaining_);
+        if (!out.put(address + step(loop, index) + skip_, length)) return false;
         remaining_ -= length;
         skip_ = 0;
         ++index;
         if (loop.by_table) continue;
-        // Further whole pieces do not touch each other.
-        const std::uint64_t whole = std::min(steps - index, remaining_ / nest.piece_bytes);
-        const std::uint64_t put = out.put_row(address_[last] + index * loop.stride, loop.stride, nest.piece_bytes, whole);
+        // Further pieces do not touch each other. Only the last row is cut short, so only there
+        // does it take a division to see how far.
+        std::uint64_t whole = end - index;
+        if (whole * piece_bytes > remaining_) whole = remaining_ / piece_bytes;
+        const std::uint64_t put = out.put_row(address + index * loop.stride, loop.stride, piece_bytes, whole);
         index += put;
-        remaining_ -= put * nest.piece_bytes;
+        remaining_ -= put * piece_bytes;
         if (put < whole) return false;
     }
+    return true;
+}
+
+// The rest of this section when there is one loop at most: a run is one piece, or one row of them.
+// Pages that lie scattered make runs short, so here the step from run to run counts.
+bool Cursor::emit_section(const Nest& nest, Output& out) {
+    return nest.loops.size == 0 ? emit_runs<true>(nest, out) : emit_runs<false>(nest, out);
+}
+
+template <bool WholeRuns>
+bool Cursor::emit_runs(const Nest& nest, Output& out) {
+    const PageRun* const runs = slice_->runs().data();
+    const std::size_t last = slice_->sections()[section_].end_run - 1;
+    const Loop loop = WholeRuns ? Loop{} : nest.loops.loops[0];
+    const std::uint64_t nest_bytes = nest.piece_bytes, origin = origin_, page_stride = page_stride_;
+    Output local = out;
+    std::uint64_t remaining = remaining_, skip = skip_, index = index_[0];
+    std::size_t run = run_;
+    bool room = true;
+    while (true) {
+        const std::uint64_t pages = runs[run].pages;
+        const std::uint64_t piece_bytes = nest_bytes * (WholeRuns ? pages : 1);
+        const std::uint64_t steps = WholeRuns ? 1 : loop.count * pages;
+        std::uint64_t address = origin + runs[run].first_page * page_stride + index * loop.stride + skip;
+        do {
+            const std::uint64_t length = std::min(piece_bytes - skip, remaining);
+            room = local.put(address, length);
+            if (!room) break;
+            remaining -= length;
+            address += loop.stride - skip;
+            skip = 0;
+        } while (++index < steps && remaining > 0);
+        if (!room || remaining == 0 || run == last) break;
+        ++run;
+        index = 0;
+    }
+    out = local;
+    remaining_ = remaining;
+    skip_ = skip;
+    index_[0] = index;
+    run_ = run;
+    return room;
+}
+
+// The rest of this run, row by row: a row is the innermost loop with all others standing still.
+bool Cursor::emit_run(const Nest& nest, Output& out) {
+    const std::size_t last = nest.loops.size - 1;
+    const Loop loop = nest.loops.loops[last];
+    do {
+        if (!emit_row(loop, nest.piece_bytes, address_[last], loop.count, index_[last], out)) return false;
+    } while (remaining_ > 0 && advance_row(nest));
     return true;
 }
 
@@ -212,10 +241,10 @@ bool Cursor::advance_row(const Nest& nest) {
     const std::size_t last = nest.loops.size - 1;
     index_[last] = 0;
     for (std::size_t i = last; i-- > 0;) {
-        const std::uint64_t count = nest.loops.loops[i].count * (i == 0 ? pages_ : 1);
-        if (++index_[i] < count) {
-            address_[i + 1] = address_[i] + step(nest.loops.loops[i], index_[i]);
-            for (std::size_t k = i + 2; k <= last; ++k) address_[k] = address_[i + 1];
+        const Loop& loop = nest.loops.loops[i];
+        if (++index_[i] < loop.count * (i == 0 ? slice_->runs()[run_].pages : 1)) {
+            const std::uint64_t address = address_[i] + step(loop, index_[i]);
+            for (std::size_t k = i + 1; k <= last; ++k) address_[k] = address;
             return true;
         }
         index_[i] = 0;

@@ -8,31 +8,31 @@
 namespace mc {
 namespace {
 
-// How many steps from page to next page are looked at together. A step that continues a run leaves
-// zero bits only, so that a compiler can check a whole group with a few vector instructions.
-constexpr std::size_t kGroup = 32;
-
-std::uint32_t step(std::span<const std::int32_t> pages, std::size_t i) {
-    return static_cast<std::uint32_t>(pages[i]) - static_cast<std::uint32_t>(pages[i - 1]) - 1;
+bool starts_run(std::span<const std::int32_t> pages, std::size_t i) {
+    return static_cast<std::uint32_t>(pages[i]) != static_cast<std::uint32_t>(pages[i - 1]) + 1;
 }
 
+// Both loops are free of branches that depend on the pages: the first is vectorised, so that a
+// contiguous request costs next to nothing, and the second does not stumble over runs of uneven length.
 void find_runs(std::span<const std::int32_t> pages, std::vector<PageRun>& out) {
-    std::size_t begin = 0;
-    const auto close_run = [&](std::size_t end) {
-        out.push_back({static_cast<std::uint32_t>(pages[begin]), static_cast<std::uint32_t>(end - begin),
-                       static_cast<std::uint32_t>(begin)});
-        begin = end;
-    };
-    for (std::size_t group = 1; group < pages.size(); group += kGroup) {
-        const std::size_t end = std::min(group + kGroup, pages.size());
-        std::uint32_t breaks = 0;
-        for (std::size_t i = group; i < end; ++i) breaks |= step(pages, i);
-        if (breaks == 0) continue;
-        for (std::size_t i = group; i < end; ++i) {
-            if (step(pages, i) != 0) close_run(i);
+    std::uint32_t starts = 0;
+    for (std::size_t i = 1; i < pages.size(); ++i) starts += starts_run(pages, i) ? 1 : 0;
+    const std::size_t first = out.size();
+    out.resize(first + starts + 1);
+    if (starts > 0) {
+        PageRun* run = &out[first];
+        PageRun* const last = &out.back();
+        for (std::size_t i = 1; run != last; ++i) {
+            run[1].before = static_cast<std::uint32_t>(i);  // stays if a run starts here
+            run += starts_run(pages, i) ? 1 : 0;
         }
     }
-    close_run(pages.size());
+    auto end = static_cast<std::uint32_t>(pages.size());
+    for (std::size_t i = out.size(); i-- > first;) {
+        out[i].pages = end - out[i].before;
+        out[i].first_page = static_cast<std::uint32_t>(pages[out[i].before]);
+        end = out[i].before;
+    }
 }
 
 }  // namespace

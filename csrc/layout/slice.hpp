@@ -109,15 +109,18 @@ class Cursor {
     void seek(std::uint64_t offset);
     void enter_section();
     void enter_run();
-    bool advance_run();
+    void advance_run();
     bool advance_row(const Nest& nest);
     [[nodiscard]] std::uint64_t step(const Loop& loop, std::uint64_t index) const;
-    [[nodiscard]] std::uint64_t row_steps(const Nest& nest) const;
 
+    // All return false when the output is full.
     bool emit_list(Output& out);
-    bool emit_whole_runs(const Nest& nest, Output& out);
-    bool emit_rows(const Nest& nest, Output& out);
-    bool emit_row(const Nest& nest, Output& out);
+    bool emit_section(const Nest& nest, Output& out);
+    template <bool WholeRuns>
+    bool emit_runs(const Nest& nest, Output& out);
+    bool emit_run(const Nest& nest, Output& out);
+    bool emit_row(const Loop& loop, std::uint64_t piece_bytes, std::uint64_t address, std::uint64_t end,
+                  std::uint64_t& index, Output& out);
 
     std::shared_ptr<const Slice> slice_;
     std::uint64_t remaining_ = 0;
@@ -132,7 +135,7 @@ class Cursor {
 
     // What follows from the place.
     std::uint64_t origin_ = 0;  // address of page 0's part in this section
-    std::uint32_t pages_ = 0;   // of this run
+    std::uint64_t page_stride_ = 0;
     std::array<std::uint64_t, Nest::kMaxLoops> address_{};  // with the loops in front of this one applied
 };
 

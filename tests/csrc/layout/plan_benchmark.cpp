@@ -28,7 +28,10 @@ struct Side {
 enum class Pages { in_a_row, comb, scattered };
 
 Pool make_pool(const Side& side, std::uint32_t page_count, std::uint64_t base) {
-    Pool pool{.name = "kv", .page_size = side.page_size, .page_count = page_count};
+    Pool pool;
+    pool.name = "kv";
+    pool.page_size = side.page_size;
+    pool.page_count = page_count;
     const bool apart = side.layout[0] == '*';
     std::uint64_t page = 0, token = 0, head = 0, layer = 0;
     std::uint64_t unit = kHeadBytes;
