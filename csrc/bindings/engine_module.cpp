@@ -132,7 +132,7 @@ EngineOptions to_options(const py::object& config) {
     options.io_threads = config.attr("io_threads").cast<std::size_t>();
     options.copy_threads = config.attr("copy_threads").cast<std::size_t>();
     options.tcp_lanes = config.attr("tcp_lanes").cast<std::size_t>();
-    options.verify = config.attr("verify").cast<bool>();
+    options.protocol.verify = config.attr("verify").cast<bool>();
     options.cma_min_span = config.attr("cma_min_span").cast<std::size_t>();
     options.eager_bytes = config.attr("eager_bytes").cast<std::size_t>();
     options.ring_bytes = config.attr("ring_bytes").cast<std::size_t>();

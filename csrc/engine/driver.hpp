@@ -71,6 +71,7 @@ class Driver final : public Actions {
     std::uint64_t placed(GrantId grant) override;
     void rewind_sink(GrantId grant, std::uint32_t epoch) override;
     void pull(const PullOrder& order) override;
+    void verify(GrantId grant, std::vector<SliceDigest> digests) override;
     void close_sink(GrantId grant) override;
     Status check_remote(std::span<const Segment> segments, bool write) override;
     void open_remote(TransferId transfer, SessionId session, bool sends) override;
@@ -108,6 +109,8 @@ class Driver final : public Actions {
     void log_path(Peer& peer);
     void tick();
 
+    void ship_after_digest(const Shipment& shipment);
+    void ship_now(const Shipment& shipment);
     bool try_ship(Peer& peer, const Shipment& shipment);
     void send_ready(Peer& peer, const Shipment& shipment, Transfer& transfer);
     void send_inline(Peer& peer, const Shipment& shipment,

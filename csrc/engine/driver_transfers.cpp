@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/driver.hpp"
+#include "layout/digest.hpp"
 
 namespace mc {
 
@@ -35,6 +36,43 @@ std::shared_ptr<GrantSink> Driver::sink(GrantId grant) {
 }
 
 void Driver::ship(const Shipment& shipment) {
+    if (shipment.verify) {
+        ship_after_digest(shipment);
+    } else {
+        ship_now(shipment);
+    }
+}
+
+void Driver::ship_after_digest(const Shipment& shipment) {
+    auto entry = std::make_shared<Waiting>(
+        Waiting{shipment, {shipment.pages.begin(), shipment.pages.end()}});
+    entry->shipment.pages = entry->pages;
+    const std::shared_ptr<Transfer> sent = transfer(shipment.send);
+    auto loop = copy_.next();
+    if (sent == nullptr || !loop) {
+        return answer_shipped(
+            shipment, sent == nullptr ? Status(Code::aborted, "the send has ended") : loop.status(),
+            0);
+    }
+    (*loop)->post([this, entry, sent] {
+        const Shipment& ready = entry->shipment;
+        std::optional<std::uint64_t> value;
+        if (const HoldVisit visit(*sent->source.hold(), ready.epoch); visit) {
+            value = digest(Cursor(ready.source, 0, ready.source->bytes()));
+        }
+        control_.post([this, entry, value] {
+            const Shipment& digested = entry->shipment;
+            if (!value)
+                return answer_shipped(digested, Status(Code::aborted, "the pages were taken back"),
+                                      0);
+            send(digested.session, SliceDigest{digested.grant, digested.epoch, digested.part,
+                                               digested.tokens, *value});
+            ship_now(digested);
+        });
+    });
+}
+
+void Driver::ship_now(const Shipment& shipment) {
     Peer* peer = find(shipment.session);
     if (peer == nullptr) return;  // the exchange is about to hear that the session has ended
     if (peer->waiting.empty() && try_ship(*peer, shipment)) return;
@@ -220,6 +258,19 @@ void Driver::pull(const PullOrder& order) {
                        exchange_->receivers().pulled(grant, epoch, outcome, moved.bytes);
                    });
                }});
+}
+
+void Driver::verify(GrantId grant, std::vector<SliceDigest> digests) {
+    const std::shared_ptr<GrantSink> target = sink(grant);
+    auto loop = copy_.next();
+    if (target == nullptr || !loop) return;  // it is being closed; or the deadline will end it
+    (*loop)->post([this, grant, target, digests = std::move(digests)] {
+        const std::uint32_t epoch = target->epoch();
+        const Status outcome = target->verify(digests);
+        control_.post([this, grant, epoch, outcome] {
+            exchange_->receivers().verified(grant, epoch, outcome);
+        });
+    });
 }
 
 void Driver::close_sink(GrantId grant) {

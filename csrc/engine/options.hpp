@@ -24,7 +24,6 @@ struct EngineOptions {
     std::size_t io_threads = 2;
     std::size_t copy_threads = 2;
     std::size_t tcp_lanes = 4;
-    bool verify = false;
     std::size_t cma_min_span = 0;
     std::size_t eager_bytes = 0;
     std::size_t ring_bytes = 0;

@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "layout/digest.hpp"
+
 namespace mc {
 
 GrantSink::GrantSink(std::shared_ptr<Transfer> transfer, std::vector<SinkPart> parts)
@@ -60,6 +62,33 @@ Status GrantSink::place(const Data& data) {
             data.offset,
             data.bytes.size()},
            {data.bytes.size(), spans});
+    return {};
+}
+
+Status GrantSink::verify(std::span<const SliceDigest> digests) {
+    std::uint64_t covered = 0;
+    std::uint64_t wanted = 0;
+    for (const SinkPart& part : parts_) {
+        wanted +=
+            part.list ? part.list->bytes() : part.walk->token_bytes() * count_tokens(part.wanted);
+    }
+    const HoldVisit visit(*hold_, epoch());
+    if (!visit) return {Code::aborted, "the transfer has ended"};
+    for (const SliceDigest& expected : digests) {
+        auto received = slice(expected.part, expected.tokens);
+        if (!received) return received.status();
+        const std::uint64_t bytes = (*received)->bytes();
+        covered += bytes;
+        if (digest(Cursor(std::move(*received), 0, bytes)) != expected.value) {
+            return {Code::internal, "the bytes of tokens " + std::to_string(expected.tokens.first) +
+                                        " to " + std::to_string(expected.tokens.end) + " of part " +
+                                        std::to_string(expected.part) +
+                                        " arrived damaged: their digest is not the sender's"};
+        }
+    }
+    if (covered != wanted)
+        return {Code::protocol, "the sender's digests cover " + std::to_string(covered) + " of " +
+                                    std::to_string(wanted) + " bytes"};
     return {};
 }
 

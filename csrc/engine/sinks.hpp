@@ -27,10 +27,14 @@ class GrantSink final : public Sink {
     // A few bytes that came in a control message.
     Status place(const Data& data);
 
+    // Whether the pages hold what the sender's digests say, which must cover all that was wanted.
+    Status verify(std::span<const SliceDigest> digests);
+
     // Which path the pushed bytes come by; for the counters.
     void set_path(PathKind path) { path_.store(path, std::memory_order_relaxed); }
     [[nodiscard]] std::shared_ptr<Hold> shared_hold() const { return hold_; }
     [[nodiscard]] const std::shared_ptr<Transfer>& transfer() const { return transfer_; }
+    [[nodiscard]] std::uint32_t epoch() const { return epoch_.load(std::memory_order_relaxed); }
     // Bytes pushed in the present epoch.
     [[nodiscard]] std::uint64_t placed_bytes() const {
         return placed_.load(std::memory_order_acquire);

@@ -25,10 +25,12 @@ struct ProtocolOptions {
     Duration ping_interval = std::chrono::milliseconds(500);
     Duration peer_timeout = std::chrono::seconds(2);   // silence after which a peer is lost
     Duration hello_timeout = std::chrono::seconds(5);  // from connecting to being ready
+    bool verify = false;                               // ask senders for digests
     std::uint32_t recv_credits = 4096;                 // RECVs a peer may have open here
 };
 
-// Transfers that serve a peer's one-sided request have numbers from here on; they complete silently.
+// Transfers that serve a peer's one-sided request have numbers from here on; they complete
+// silently.
 inline constexpr std::uint64_t kInternalTransfers = std::uint64_t{1} << 63;
 inline bool is_internal(TransferId id) { return id.value >= kInternalTransfers; }
 
@@ -43,6 +45,7 @@ struct Shipment {
     std::shared_ptr<const Slice> source;
     std::span<const std::int32_t> pages;  // that hold `tokens`; valid during the call
     std::uint64_t segment_bytes = 0;  // mean contiguous length at the receiver; 0: it cannot pull
+    bool verify = false;              // the receiver wants a DIGEST before it is answered
 };
 
 // One part of a grant at its receiver.
@@ -87,8 +90,9 @@ class Actions {
     // Whether pages of that peer can be read from here (pull paths), or have to be pushed.
     virtual bool can_pull(SessionId session) = 0;
 
-    // Sender. Ship the bytes by whatever path fits; answered by shipped(grant) once the pages are
-    // not read any more for it (or, on pull paths, once READY is sent).
+    // Sender. Ship the bytes (and, if asked for, their digest) by whatever path fits; answered by
+    // shipped(grant) once the pages are not read any more for it (or, on pull paths, once READY is
+    // sent).
     virtual void ship(const Shipment& shipment) = 0;
     // End the transfer in-band on each lane that was used in this epoch; returns how many.
     virtual std::uint32_t end_lanes(SessionId session, GrantId grant, std::uint32_t epoch) = 0;
@@ -106,6 +110,8 @@ class Actions {
     virtual void rewind_sink(GrantId grant,
                              std::uint32_t epoch) = 0;  // drop what belongs to older epochs
     virtual void pull(const PullOrder& order) = 0;      // answered by pulled
+    // Compare what lies in the grant's pages with these digests; answered by verified.
+    virtual void verify(GrantId grant, std::vector<SliceDigest> digests) = 0;
     // Place nothing any more; answered by sink_closed when nobody does.
     virtual void close_sink(GrantId grant) = 0;
 

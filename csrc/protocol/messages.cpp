@@ -55,6 +55,12 @@ void get(ByteReader& r, Plan& m) {
     m.match = get_match(r);
 }
 
+bool get_flag(ByteReader& r) {
+    const auto value = r.get<std::uint8_t>();
+    if (value > 1) r.fail();
+    return value == 1;
+}
+
 void put(ByteWriter& w, const Recv& m) {
     w.put(m.grant);
     w.put(m.request);
@@ -63,6 +69,7 @@ void put(ByteWriter& w, const Recv& m) {
     w.put_varint(m.receiver_count);
     w.put(m.remaining_ms);
     w.put_varint(m.segment_bytes);
+    w.put(static_cast<std::uint8_t>(m.verify));
     w.put_varint(m.parts.size());
     for (const RecvPart& part : m.parts) {
         w.put(part.plan);
@@ -79,6 +86,7 @@ void get(ByteReader& r, Recv& m) {
     if (m.receiver_index >= m.receiver_count) r.fail();
     m.remaining_ms = r.get<std::uint32_t>();
     m.segment_bytes = r.get_varint();
+    m.verify = get_flag(r);
     const std::uint64_t count = r.get_varint(kMaxParts);
     for (std::uint64_t i = 0; i < count && !r.failed(); ++i) {
         const auto plan = r.get_id<PlanId>();
@@ -90,12 +98,14 @@ void put(ByteWriter& w, const Read& m) {
     w.put(m.grant);
     w.put(m.remaining_ms);
     w.put_varint(m.segment_bytes);
+    w.put(static_cast<std::uint8_t>(m.verify));
     put_segments(w, m.source);
 }
 void get(ByteReader& r, Read& m) {
     m.grant = r.get_id<GrantId>();
     m.remaining_ms = r.get<std::uint32_t>();
     m.segment_bytes = r.get_varint();
+    m.verify = get_flag(r);
     m.source = get_segments(r);
 }
 
@@ -116,11 +126,13 @@ void put(ByteWriter& w, const WriteGrant& m) {
     w.put(m.write);
     w.put(m.grant);
     w.put_varint(m.segment_bytes);
+    w.put(static_cast<std::uint8_t>(m.verify));
 }
 void get(ByteReader& r, WriteGrant& m) {
     m.write = r.get_id<TransferId>();
     m.grant = r.get_id<GrantId>();
     m.segment_bytes = r.get_varint();
+    m.verify = get_flag(r);
 }
 
 // Failures carry a code other than ok; a peer's "ok" would turn into a success here.
@@ -178,6 +190,21 @@ void get(ByteReader& r, Data& m) {
     m.offset = r.get_varint();
     const auto bytes = r.rest();
     m.bytes.assign(bytes.begin(), bytes.end());
+}
+
+void put(ByteWriter& w, const SliceDigest& m) {
+    w.put(m.grant);
+    w.put(m.epoch);
+    w.put(m.part);
+    put_range(w, m.tokens);
+    w.put(m.value);
+}
+void get(ByteReader& r, SliceDigest& m) {
+    m.grant = r.get_id<GrantId>();
+    m.epoch = r.get<std::uint32_t>();
+    m.part = r.get<std::uint16_t>();
+    m.tokens = get_range(r);
+    m.value = r.get<std::uint64_t>();
 }
 
 void put(ByteWriter& w, const Done& m) {
@@ -257,9 +284,9 @@ constexpr auto make_decoders(std::index_sequence<I...>) {
 constexpr auto kDecoders = make_decoders(std::make_index_sequence<std::variant_size_v<Message>>());
 
 constexpr std::array<std::string_view, std::variant_size_v<Message>> kNames{
-    "HELLO",         "POOL",      "PLAN",   "RECV",    "READ", "WRITE",    "WRITE_GRANT",
-    "WRITE_REFUSED", "KNOWN",     "READY",  "DATA",    "DONE", "RECEIVED", "FAIL",
-    "CANCEL",        "CANCELLED", "REWIND", "REWOUND", "PING", "PONG",     "BYE"};
+    "HELLO",     "POOL",   "PLAN",    "RECV",   "READ", "WRITE",    "WRITE_GRANT", "WRITE_REFUSED",
+    "KNOWN",     "READY",  "DATA",    "DIGEST", "DONE", "RECEIVED", "FAIL",        "CANCEL",
+    "CANCELLED", "REWIND", "REWOUND", "PING",   "PONG", "BYE"};
 
 }  // namespace
 

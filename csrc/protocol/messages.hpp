@@ -73,6 +73,7 @@ struct Recv {
     std::uint32_t receiver_count = 1;
     std::uint32_t remaining_ms = 0;
     std::uint64_t segment_bytes = 0;  // mean contiguous length at the receiver; 0: it cannot pull
+    bool verify = false;              // send DIGESTs
     std::vector<RecvPart> parts;      // empty: release
 };
 // One-sided read: the receiver wants these bytes of the peer's registered memory.
@@ -80,6 +81,7 @@ struct Read {
     GrantId grant;
     std::uint32_t remaining_ms = 0;
     std::uint64_t segment_bytes = 0;
+    bool verify = false;
     std::vector<Segment> source;
 };
 // One-sided write, first leg: the peer is asked to grant its registered memory.
@@ -93,6 +95,7 @@ struct WriteGrant {
     TransferId write;
     GrantId grant;
     std::uint64_t segment_bytes = 0;
+    bool verify = false;
 };
 // The sender knows the tag; the data comes when it is ready.
 struct Known {
@@ -116,6 +119,15 @@ struct Data {
     TokenRange tokens;
     std::uint64_t offset = 0;
     Bytes bytes;
+};
+// What the bytes of a shipment are, for a receiver that asked (RECV, READ or WRITE_GRANT:
+// `verify`); comes before DONE. The digest is that of layout/digest.hpp over the canonical bytes.
+struct SliceDigest {
+    GrantId grant;
+    std::uint32_t epoch = 0;
+    std::uint16_t part = 0;
+    TokenRange tokens;
+    std::uint64_t value = 0;
 };
 // Everything wanted has been handed over: so many bytes in this epoch, ended in-band on so many
 // lanes.
@@ -171,9 +183,9 @@ struct Bye {
 };
 
 // The alternatives' order is the type number on the wire, from 1 on.
-using Message =
-    std::variant<Hello, PoolAdded, Plan, Recv, Read, Write, WriteGrant, WriteRefused, Known, Ready,
-                 Data, Done, Received, Fail, Cancel, Cancelled, Rewind, Rewound, Ping, Pong, Bye>;
+using Message = std::variant<Hello, PoolAdded, Plan, Recv, Read, Write, WriteGrant, WriteRefused,
+                             Known, Ready, Data, SliceDigest, Done, Received, Fail, Cancel,
+                             Cancelled, Rewind, Rewound, Ping, Pong, Bye>;
 
 std::string_view name_of(const Message& message);
 

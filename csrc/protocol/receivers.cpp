@@ -155,7 +155,8 @@ Status Receivers::start(RecvState& recv) {
         open_sink(grant);
         ask(*sessions_.find(grant.session),
             Read{grant.id, milliseconds_until(recv.deadline, actions_.time()),
-                 segment_hint(grant.session, mean_segment_bytes(*recv.list)), grant.list_source});
+                 segment_hint(grant.session, mean_segment_bytes(*recv.list)), options_.verify,
+                 grant.list_source});
         return {};
     }
     std::vector<const std::vector<CachedPlan>*> plans;
@@ -173,6 +174,7 @@ Status Receivers::start(RecvState& recv) {
                      recv.request.receiver_count,
                      milliseconds_until(recv.deadline, actions_.time()),
                      UINT64_MAX,
+                     options_.verify,
                      {}};
         for (std::size_t p = 0; p < plans.size(); ++p) {
             const CachedPlan& plan = (*plans[p])[i];

@@ -51,6 +51,7 @@ class Receivers {
     // All batches of the grant's epoch on one lane have been placed or dropped.
     void lane_ended(GrantId id, std::uint32_t epoch);
     void pulled(GrantId id, std::uint32_t epoch, const Status& outcome, std::uint64_t bytes);
+    void verified(GrantId id, std::uint32_t epoch, const Status& outcome);
     void sink_closed(GrantId id);
     void tick(Instant now);
 
@@ -98,6 +99,8 @@ class Receivers {
         std::uint32_t pulls = 0;        // in flight, of any epoch
         std::uint32_t lanes_ended = 0;  // in this epoch
         bool overtaken = false;         // a read was void: the sender took its pages back meanwhile
+        std::vector<SliceDigest> digests;  // of this epoch
+        bool verifying = false;
         std::optional<Done> done;
         std::optional<Rewind> rewind;  // to be answered once nothing of the old epoch is under way
         std::deque<Ready> waiting;     // READYs that came while rewinding
@@ -128,6 +131,7 @@ class Receivers {
     void finish_rewind(Grant& grant);
     void receive_write(Session& session, const Write& write);
     void check_delivered(Grant& grant);
+    void deliver(Grant& grant);
     // Ends the recv badly. `failed_by_sender` is the grant whose sender knows already.
     void fail(TransferId id, const Status& reason, GrantId failed_by_sender = {});
     void close_grant(Grant& grant);
@@ -142,7 +146,8 @@ class Receivers {
     std::unordered_map<GrantId, Grant> grants_;
     std::unordered_map<std::string, std::vector<CachedPlan>> plans_;  // by pool and senders
     std::uint64_t next_grant_ = 1;
-    std::uint64_t next_internal_ = kInternalTransfers + (kInternalTransfers >> 1);  // ids of peers' one-sided writes
+    std::uint64_t next_internal_ =
+        kInternalTransfers + (kInternalTransfers >> 1);  // ids of peers' one-sided writes
 };
 
 }  // namespace mc

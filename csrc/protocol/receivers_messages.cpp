@@ -24,6 +24,14 @@ bool Receivers::receive(Session& session, const Message& message) {
         Grant* grant = find(session, data->grant);
         if (grant == nullptr || data->epoch != grant->epoch) return true;
         if (const Status placed = actions_.place(*data); !placed) fail(grant->recv, placed);
+    } else if (const auto* digest = std::get_if<SliceDigest>(&message)) {
+        Grant* grant = find(session, digest->grant);
+        if (grant == nullptr || digest->epoch != grant->epoch || grant->rewind) return true;
+        if (grant->digests.size() >= kMaxRanges) {
+            fail(grant->recv, Status(Code::protocol, "too many DIGESTs"));
+        } else {
+            grant->digests.push_back(*digest);
+        }
     } else if (const auto* done = std::get_if<Done>(&message)) {
         Grant* grant = find(session, done->grant);
         if (grant == nullptr || done->epoch != grant->epoch || grant->rewind) return true;
@@ -82,7 +90,8 @@ void Receivers::receive_write(Session& session, const Write& write) {
     grant.expected = recv.list->bytes();
     open_sink(grant);
     actions_.send(session.id, WriteGrant{write.write, grant.id,
-                                         segment_hint(session.id, mean_segment_bytes(*recv.list))});
+                                         segment_hint(session.id, mean_segment_bytes(*recv.list)),
+                                         options_.verify});
 }
 
 void Receivers::receive_ready(Grant& grant, const Ready& ready) {
@@ -188,6 +197,8 @@ void Receivers::finish_rewind(Grant& grant) {
     grant.pulled = 0;
     grant.lanes_ended = 0;
     grant.overtaken = false;
+    grant.digests.clear();
+    grant.verifying = false;
     actions_.rewind_sink(grant.id, grant.epoch);
     actions_.send(grant.session, Rewound{grant.id, grant.epoch});
     const GrantId id = grant.id;
@@ -212,6 +223,25 @@ void Receivers::check_delivered(Grant& grant) {
                                                     std::to_string(grant.expected) + " expected"));
         return;
     }
+    if (!options_.verify || grant.expected == 0) return deliver(grant);
+    if (grant.verifying) return;
+    grant.verifying = true;
+    actions_.verify(grant.id, grant.digests);
+}
+
+void Receivers::verified(GrantId id, std::uint32_t epoch, const Status& outcome) {
+    const auto found = grants_.find(id);
+    if (found == grants_.end() || found->second.closed || !found->second.verifying ||
+        epoch != found->second.epoch)
+        return;
+    if (outcome) {
+        deliver(found->second);
+    } else {
+        fail(found->second.recv, outcome);
+    }
+}
+
+void Receivers::deliver(Grant& grant) {
     Session* session = sessions_.find(grant.session);
     actions_.send(grant.session, Received{grant.id});
     RecvState& recv = recvs_.at(grant.recv);

@@ -179,7 +179,8 @@ bool Senders::ship_ready(Grant& grant, Send& send) {
                            {},
                            send.list,
                            {},
-                           grant.segment_bytes});
+                           grant.segment_bytes,
+                           grant.verify});
         }
         return true;
     }
@@ -232,7 +233,7 @@ Status Senders::ship_part(Grant& grant, Send& send, std::uint16_t index) {
         actions_.ship({grant.key.session, grant.key.grant, send.id, grant.epoch, index, range,
                        std::move(*slice),
                        part.pages.pages().subspan(first_page, end_page - first_page),
-                       grant.segment_bytes});
+                       grant.segment_bytes, grant.verify});
     }
     out.shipped = limit;
     out.complete = limit >= wanted_end;

@@ -108,6 +108,7 @@ class Senders {
         bool list_shipped = false;
         bool done_sent = false;
         bool cancelled = false;  // by the receiver
+        bool verify = false;     // the receiver wants digests
         bool credited = false;   // counts against our credits: a RECV or READ, not a write of ours
         Status failure;          // FAIL is to be sent once nothing is in flight
         Instant deadline;
@@ -124,7 +125,7 @@ class Senders {
     bool try_match(Session& session, const Recv& recv);
     void attach(Session& session, const Recv& recv, Send& send);
     Grant& add_grant(Session& session, GrantId id, Send& send, std::uint64_t segment_bytes,
-                     std::uint32_t remaining_ms);
+                     bool verify, std::uint32_t remaining_ms);
     void receive_recv(Session& session, const Recv& recv);
     void receive_plan(Session& session, const Plan& plan);
     void receive_read(Session& session, const Read& read);

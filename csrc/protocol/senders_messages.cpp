@@ -191,12 +191,14 @@ void Senders::match_parked(Send& send) {
 }
 
 Senders::Grant& Senders::add_grant(Session& session, GrantId id, Send& send,
-                                   std::uint64_t segment_bytes, std::uint32_t remaining_ms) {
+                                   std::uint64_t segment_bytes, bool verify,
+                                   std::uint32_t remaining_ms) {
     const GrantKey key{session.id, id};
     Grant& grant = grants_[key];
     grant.key = key;
     grant.send = send.id;
     grant.segment_bytes = segment_bytes;
+    grant.verify = verify;
     grant.epoch = 0;
     grant.deadline = actions_.time() + std::chrono::milliseconds(remaining_ms);
     actions_.wake_at(grant.deadline);
@@ -216,7 +218,8 @@ void Senders::attach(Session& session, const Recv& recv, Send& send) {
         std::erase(tagged->second, send.id);
         if (tagged->second.empty()) by_tag_.erase(tagged);
     }
-    Grant& grant = add_grant(session, recv.grant, send, recv.segment_bytes, recv.remaining_ms);
+    Grant& grant =
+        add_grant(session, recv.grant, send, recv.segment_bytes, recv.verify, recv.remaining_ms);
     grant.credited = true;
     std::optional<std::uint32_t> first_token;
     for (const RecvPart& part : recv.parts) {
@@ -251,7 +254,8 @@ void Senders::receive_read(Session& session, const Read& read) {
     send.patience = std::chrono::milliseconds(read.remaining_ms);
     touch(send);
     actions_.open_remote(id, session.id, true);
-    Grant& grant = add_grant(session, read.grant, send, read.segment_bytes, read.remaining_ms);
+    Grant& grant =
+        add_grant(session, read.grant, send, read.segment_bytes, read.verify, read.remaining_ms);
     grant.credited = true;
     advance(grant, send);
 }
@@ -267,7 +271,7 @@ void Senders::receive_write_grant(Session& session, const WriteGrant& granted) {
     sessions_.set_busy(session, false);
     const auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(send->deadline - actions_.time());
-    Grant& grant = add_grant(session, granted.grant, *send, granted.segment_bytes,
+    Grant& grant = add_grant(session, granted.grant, *send, granted.segment_bytes, granted.verify,
                              static_cast<std::uint32_t>(std::max<std::int64_t>(left.count(), 0)));
     advance(grant, *send);
 }
