@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Versions and features: what is refused says why."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mooncake_connector.errors import UnsupportedError
+from mooncake_connector.vllm import compat
+
+
+@pytest.mark.parametrize("version", ["0.31.0", "0.32.0+cpu", "0.32.1rc1"])
+def test_supported_versions(version: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        compat.require_supported_version(version)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("version", ["0.30.9", "0.11.0"])
+def test_old_versions_are_refused(version: str) -> None:
+    with pytest.raises(UnsupportedError, match=r"needs vLLM 0\.31 or newer"):
+        compat.require_supported_version(version)
+
+
+@pytest.mark.parametrize("version", ["0.33.0", "1.0.0", "dev"])
+def test_unknown_versions_are_warned_of(version: str, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("mooncake_connector").propagate = True
+    with caplog.at_level(logging.WARNING):
+        compat.require_supported_version(version)
+    assert version in caplog.text
+
+
+def set_up(**changes: Any) -> SimpleNamespace:
+    model = SimpleNamespace(
+        is_multimodal_model=False, is_encoder_decoder=False, enable_sleep_mode=False
+    )
+    parallel = SimpleNamespace(decode_context_parallel_size=1, prefill_context_parallel_size=1)
+    config = SimpleNamespace(
+        model_config=model,
+        parallel_config=parallel,
+        cache_config=SimpleNamespace(cache_dtype="auto"),
+        speculative_config=None,
+        aux_output_config=SimpleNamespace(enable_return_routed_experts=False),
+    )
+    for path, value in changes.items():
+        *holders, name = path.split("__")
+        holder: Any = config
+        for part in holders:
+            holder = getattr(holder, part)
+        setattr(holder, name, value)
+    return config
+
+
+def cache_of(*specs: object) -> SimpleNamespace:
+    return SimpleNamespace(transfer_groups=[SimpleNamespace(kv_cache_spec=spec) for spec in specs])
+
+
+class FullAttentionSpec:
+    """Named as vLLM's."""
+
+
+class SlidingWindowSpec:
+    """Named as vLLM's."""
+
+
+class MambaSpec:
+    """Named as vLLM's."""
+
+
+class UniformTypeKVCacheSpecs:
+    """Named as vLLM's: layers of one group that differ in size."""
+
+    def __init__(self, *specs: object) -> None:
+        self.kv_cache_specs = dict(enumerate(specs))
+
+
+def test_a_plain_set_up_is_supported() -> None:
+    cache = cache_of(FullAttentionSpec(), SlidingWindowSpec())
+    compat.require_supported_features(set_up(), cache)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_config__is_multimodal_model": True}, "multimodal"),
+        ({"model_config__enable_sleep_mode": True}, "sleep mode"),
+        ({"speculative_config": object()}, "draft models"),
+        ({"parallel_config__decode_context_parallel_size": 2}, "decode context"),
+        ({"parallel_config__prefill_context_parallel_size": 2}, "prefill context"),
+        ({"cache_config__cache_dtype": "fp8"}, "--kv-cache-dtype fp8"),
+        ({"aux_output_config__enable_return_routed_experts": True}, "routed-experts"),
+    ],
+)
+def test_untested_features_are_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UnsupportedError, match=reason):
+        compat.require_supported_features(set_up(**change), cache_of())  # type: ignore[arg-type]
+
+
+def test_all_reasons_are_named_at_once() -> None:
+    cache = cache_of(FullAttentionSpec(), UniformTypeKVCacheSpecs(FullAttentionSpec(), MambaSpec()))
+    config = set_up(speculative_config=object())
+    with pytest.raises(UnsupportedError, match=r"draft models.*group 1 is of kind MambaSpec"):
+        compat.require_supported_features(config, cache)  # type: ignore[arg-type]
+
+
+def test_windows_are_recognised() -> None:
+    assert compat.is_windowed(SlidingWindowSpec())  # type: ignore[arg-type]
+    assert not compat.is_windowed(UniformTypeKVCacheSpecs(FullAttentionSpec()))  # type: ignore[arg-type]
