@@ -39,6 +39,18 @@ def plan(
         For each sender an (n, 3) array: source address, destination address, length in bytes.
     """
 
+def count_spans(
+    sources: Sequence[tuple[PoolSpec, NDArray[np.int32]]],
+    destination: PoolSpec,
+    destination_pages: NDArray[np.int32],
+    *,
+    tokens: tuple[int, int],
+    source_start: int = 0,
+    destination_start: int = 0,
+    receiver_index: int = 0,
+) -> list[int]:
+    """How many spans `plan` yields for each sender; keeps none, as a transfer keeps none."""
+
 def gather(
     pool: PoolSpec, pages: NDArray[np.int32], tokens: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:

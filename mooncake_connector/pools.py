@@ -283,4 +283,4 @@ def _check_axes(strided: _Strided, axes: str, kind: str) -> None:
             raise ConfigError(f"an S axis separates K and V, so kind must be 'kv', not {kind!r}")
 
 
-__all__ = ["KINDS", "Plane", "PoolSpec", "planes_from_array", "planes_from_tensor"]
+__all__ = ["KINDS", "Plane", "PoolSpec", "memory_of", "planes_from_array"]

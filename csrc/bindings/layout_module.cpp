@@ -14,7 +14,6 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/error_class.hpp"
 #include "layout/copy_plan.hpp"
 #include "layout/digest.hpp"
 
@@ -31,8 +30,10 @@ using TokenPair = std::pair<std::uint32_t, std::uint32_t>;
 
 static_assert(sizeof(Span) == 3 * sizeof(std::uint64_t), "a row of a span array is a Span");
 
+// A failure becomes the exception of mooncake_connector.errors that bears its code's name.
 [[noreturn]] void raise(const Status& failure) {
-    const nb::object kind = nb::module_::import_("mooncake_connector.errors").attr(error_class(failure.code()));
+    const std::string code(to_string(failure.code()));
+    const nb::object kind = nb::module_::import_("mooncake_connector.errors").attr("exception_for")(code.c_str());
     PyErr_SetString(kind.ptr(), failure.message().c_str());
     throw nb::python_error();
 }
@@ -126,9 +127,10 @@ nb::object to_array(std::vector<Span> rows) {
     return nb::cast(nb::ndarray<nb::numpy, std::uint64_t, nb::shape<-1, 3>>(data, {count, 3}, owner));
 }
 
-Status append_spans(const Pool& source, const PageTable& source_pages, const Pool& destination,
-                    const PageTable& destination_pages, const Match& match, TokenRange tokens,
-                    std::vector<Span>& spans) {
+// Calls visit(spans) with portions of what one sender's plan yields.
+template <typename Visit>
+Status for_each_span(const Pool& source, const PageTable& source_pages, const Pool& destination,
+                     const PageTable& destination_pages, const Match& match, TokenRange tokens, Visit visit) {
     const auto from = Walk::make(source, match, Side::source);
     if (!from) return from.status();
     const auto to = Walk::make(destination, match, Side::destination);
@@ -139,19 +141,22 @@ Status append_spans(const Pool& source, const PageTable& source_pages, const Poo
         const auto written = Slice::make(*to, destination_pages, range);
         if (!written) return written.status();
         CopyPlan plan(Cursor(*read, 0, (*read)->bytes()), Cursor(*written, 0, (*written)->bytes()));
-        std::array<Span, 256> some;
+        std::array<Span, 256> spans;
         std::size_t count = 0;
         do {
-            count = plan.next(some);
-            spans.insert(spans.end(), some.begin(), some.begin() + static_cast<std::ptrdiff_t>(count));
-        } while (count == some.size());
+            count = plan.next(spans);
+            visit(std::span(spans).first(count));
+        } while (count == spans.size());
     }
     return {};
 }
 
-nb::list plan(const nb::sequence& sources, const nb::handle& destination, const PageArray& destination_pages,
-              TokenPair tokens, std::uint32_t source_start, std::uint32_t destination_start,
-              std::uint32_t receiver_index) {
+// What `plan` and `count_spans` do with each sender's spans: collect(span portion) as they come,
+// then result() with the GIL held.
+template <typename Collector>
+nb::list plan_with(const nb::sequence& sources, const nb::handle& destination, const PageArray& destination_pages,
+                   TokenPair tokens, std::uint32_t source_start, std::uint32_t destination_start,
+                   std::uint32_t receiver_index) {
     std::vector<Pool> pools;
     std::vector<PageTable> tables;
     for (const nb::handle source : sources) {
@@ -163,22 +168,41 @@ nb::list plan(const nb::sequence& sources, const nb::handle& destination, const 
     std::vector<const Pool*> pointers;
     for (const Pool& pool : pools) pointers.push_back(&pool);
     const std::vector<Match> matches = checked(match_pools(pointers, wanted, receiver_index));
-    nb::list plans;
+    nb::list results;
     for (std::size_t i = 0; i < pools.size(); ++i) {
-        std::vector<Span> spans;
+        Collector collector;
         if (!matches[i].pairs.empty()) {
             Status outcome;
             {
                 const nb::gil_scoped_release release;
-                outcome = append_spans(pools[i], tables[i], wanted, wanted_pages, matches[i],
-                                       {tokens.first, tokens.second}, spans);
+                outcome = for_each_span(pools[i], tables[i], wanted, wanted_pages, matches[i],
+                                        {tokens.first, tokens.second},
+                                        [&](std::span<const Span> spans) { collector.collect(spans); });
             }
             check(outcome);
         }
-        plans.append(to_array(std::move(spans)));
+        results.append(collector.result());
     }
-    return plans;
+    return results;
 }
+
+class SpanCollector {
+  public:
+    void collect(std::span<const Span> spans) { spans_.insert(spans_.end(), spans.begin(), spans.end()); }
+    nb::object result() { return to_array(std::move(spans_)); }
+
+  private:
+    std::vector<Span> spans_;
+};
+
+class SpanCounter {
+  public:
+    void collect(std::span<const Span> spans) { count_ += spans.size(); }
+    [[nodiscard]] nb::object result() const { return nb::int_(count_); }
+
+  private:
+    std::size_t count_ = 0;
+};
 
 // All or some tokens of pages in the pool's canonical order.
 std::shared_ptr<const Slice> to_slice(const nb::handle& object, const PageArray& pages,
@@ -252,8 +276,12 @@ void copy(const SpanArray& spans) {
 }  // namespace mc
 
 NB_MODULE(_layout, m) {
-    m.def("plan", &mc::plan, "sources"_a, "destination"_a, "destination_pages"_a.noconvert(), nb::kw_only(),
-          "tokens"_a, "source_start"_a = 0, "destination_start"_a = 0, "receiver_index"_a = 0);
+    const auto define_plan = [&m](const char* name, auto function) {
+        m.def(name, function, "sources"_a, "destination"_a, "destination_pages"_a.noconvert(), nb::kw_only(),
+              "tokens"_a, "source_start"_a = 0, "destination_start"_a = 0, "receiver_index"_a = 0);
+    };
+    define_plan("plan", &mc::plan_with<mc::SpanCollector>);
+    define_plan("count_spans", &mc::plan_with<mc::SpanCounter>);
     m.def("gather", &mc::gather, "pool"_a, "pages"_a.noconvert(), "tokens"_a = nb::none());
     m.def("scatter", &mc::scatter, "pool"_a, "pages"_a.noconvert(), "data"_a.noconvert(), "tokens"_a = nb::none());
     m.def("digest", &mc::digest_pages, "pool"_a, "pages"_a.noconvert(), "tokens"_a = nb::none());

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mooncake_connector import _layout
 from mooncake_connector.cli.bench.results import PlanningResult
@@ -67,16 +66,17 @@ def _measure(request: Request) -> PlanningResult:
     pages = "pages in a row" if request.contiguous else "scattered pages"
     return PlanningResult(
         request=f"{request.tokens:,} tokens, {LAYERS} layers, {pages}",
-        spans=len(_plan(pools, request, request.tokens)),
+        spans=_plan(pools, request, request.tokens),
         seconds=whole - least,
         contiguous=request.contiguous,
     )
 
 
-def _plan(pools: tuple[PoolSpec, PoolSpec], request: Request, tokens: int) -> NDArray[np.uint64]:
+def _plan(pools: tuple[PoolSpec, PoolSpec], request: Request, tokens: int) -> int:
+    """Plans some tokens as a transfer does: span by span, keeping none."""
     pages = tokens // PAGE_SIZE
     source, destination = request.source[:pages], request.destination[:pages]
-    (spans,) = _layout.plan([(pools[0], source)], pools[1], destination, tokens=(0, tokens))
+    (spans,) = _layout.count_spans([(pools[0], source)], pools[1], destination, tokens=(0, tokens))
     return spans
 
 
