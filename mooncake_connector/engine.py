@@ -296,7 +296,8 @@ class Engine:
         Args:
             tag: what both sides call this transfer, 1 to 256 bytes. Equal tags pair first come,
                 first served.
-            deadline: seconds without any progress after which it fails with TransferTimeout.
+            deadline: seconds without any progress, once it is finished, after which it fails with
+                TransferTimeout.
         """
         return Send(self, self._native.send(tag, deadline))
 

@@ -266,12 +266,12 @@ void Driver::linked(SessionId id, LinkOffer offer) {
             exchange_->sessions().fail(*session, outcome);
         return;
     }
+    log_path(*peer);
     links_changed(*peer);
     exchange_->sessions().linked(id);
 }
 
 void Driver::links_changed(Peer& peer) {
-    log_path(peer);
     std::deque<Waiting> waiting = std::exchange(peer.waiting, {});
     for (Waiting& entry : waiting) {
         entry.shipment.pages = entry.pages;

@@ -87,7 +87,10 @@ bool Driver::try_ship(Peer& peer, const Shipment& shipment) {
     }
     const std::uint64_t mean =
         std::min(mean_segment_bytes(*shipment.source), shipment.segment_bytes);
-    switch (peer.links->route(shipment.source->bytes(), mean, shipment.segment_bytes > 0)) {
+    const Links::Route route =
+        peer.links->route(shipment.source->bytes(), mean, shipment.segment_bytes > 0);
+    if (route != Links::Route::wait) log_path(peer);
+    switch (route) {
         case Links::Route::wait: return false;
         case Links::Route::pull: send_ready(peer, shipment, *sent); return true;
         case Links::Route::inline_data: send_inline(peer, shipment, sent); return true;

@@ -19,6 +19,8 @@ Senders::Send* Senders::find(TransferId id) {
 }
 
 void Senders::touch(Send& send) {
+    // Until it is finished a send waits for its owner, who may take as long as he likes.
+    if (!send.finished) return;
     send.deadline = actions_.time() + send.patience;
     actions_.wake_at(send.deadline);
 }
@@ -345,7 +347,7 @@ void Senders::remember_end(const Send& send) {
 void Senders::tick(Instant now) {
     std::vector<TransferId> late;
     for (auto& [id, send] : sends_) {
-        if (send.closing) continue;
+        if (send.closing || !send.finished) continue;
         if (now >= send.deadline) {
             late.push_back(id);
         } else {
