@@ -17,10 +17,11 @@ from mooncake_connector.cli.bench.methods import (
     verify_contents,
 )
 from mooncake_connector.cli.bench.options import Options, size_text
-from mooncake_connector.cli.bench.pair import Pair
+from mooncake_connector.cli.bench.pair import Pair, WorkerFailed
 from mooncake_connector.cli.bench.results import CopyResult, MethodFigures, Round
 from mooncake_connector.cli.bench.worker import Role, Worker
 from mooncake_connector.cli.bench.workload import WorkloadSpec
+from mooncake_connector.errors import MooncakeConnectorError
 
 Advance = Callable[[str], None]
 """Called once for each step with what comes next."""
@@ -35,7 +36,7 @@ def measure(pair: Pair, options: Options, advance: Advance) -> list[CopyResult]:
     """Measures all workloads.
 
     Raises:
-        WorkerFailed: a transfer failed, or contents differ (the message says where).
+        MooncakeConnectorError: a transfer failed, or contents differ (the message says where).
     """
     methods = (*BASELINES, *(engine_method(path) for path in options.paths))
     results = []
@@ -109,7 +110,10 @@ def _rotated(names: tuple[str, ...], by: int) -> tuple[str, ...]:
 
 
 def _measure_round(pair: Pair, name: str, count: int, bytes_once: int) -> Round:
-    sides = pair.both(child.transfer, name, count)
+    try:
+        sides = pair.both(child.transfer, name, count)
+    except WorkerFailed as failure:
+        raise MooncakeConnectorError(f"{name}: {failure}") from failure
     sender, receiver = sides[Role.SENDER], sides[Role.RECEIVER]
     # From when both sides were there until both were done.
     seconds = max(sender.ended, receiver.ended) - max(sender.began, receiver.began)

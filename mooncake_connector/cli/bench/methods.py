@@ -40,7 +40,7 @@ def opened(pair: Pair, names: Sequence[str], spec: WorkloadSpec) -> Iterator[Ope
     """Opens ways at both sides, connects them and makes one transfer through each.
 
     Raises:
-        WorkerFailed: a way fails for another reason than that it is not permitted here.
+        MooncakeConnectorError: a way fails for another reason than that it is not permitted here.
     """
     usable: list[str] = []
     unavailable: dict[str, str] = {}
@@ -54,7 +54,7 @@ def opened(pair: Pair, names: Sequence[str], spec: WorkloadSpec) -> Iterator[Ope
             pair.both(child.transfer, name, 1)
         except WorkerFailed as failure:
             if failure.kind not in NOT_PERMITTED:
-                raise
+                raise MooncakeConnectorError(f"{name}: {failure}") from failure
             unavailable[name] = str(failure)
             pair.both(_close, name)
         else:
