@@ -8,6 +8,7 @@ has tests of its own.)
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import socket
@@ -157,10 +158,13 @@ class EngineProcess:
         self._process.kill()
         self._process.join()
 
-    def close(self) -> None:
-        """Ends the process."""
-        if self._process.is_alive():
+    def ask_to_end(self) -> None:
+        """Lets the process end by itself; ``close`` waits for it."""
+        with contextlib.suppress(OSError):
             self._pipe.send(("close",))
+
+    def close(self) -> None:
+        """Waits for the process's end, which ``ask_to_end`` has asked for."""
         self._process.join(20)
         if self._process.is_alive():
             self._process.kill()
@@ -338,6 +342,8 @@ class Deployment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for engine in self._engines:
+            engine.ask_to_end()
         for engine in self._engines:
             engine.close()
 

@@ -163,7 +163,8 @@ def recorded_rows(llm: Any, tokens: int) -> Any:
     """The cached rows of the recorded pages' first tokens: [layers, tokens, content]."""
     context = llm.llm_engine.vllm_config.compilation_config.static_forward_context
     pages = connector_worker(llm).recorded_pages
-    rows = [layer.kv_cache[pages].flatten(0, 2)[:tokens] for layer in context.values()]
+    caches = [layer.kv_cache for layer in context.values()]
+    rows = [cache[pages].reshape(-1, cache.shape[-1])[:tokens] for cache in caches]
     return np.stack([row.view(torch.uint16).numpy() for row in rows])
 
 
