@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 
 namespace mc {
@@ -14,8 +15,13 @@ inline Instant now() { return std::chrono::steady_clock::now(); }
 inline double to_seconds(Duration duration) {
     return std::chrono::duration<double>(duration).count();
 }
+
+// Anything longer than a century, infinity too, is a century; NaN and what is negative are zero. So
+// an Instant plus the result never overflows.
 inline Duration from_seconds(double seconds) {
-    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+    constexpr double kCentury = 100.0 * 365 * 24 * 3600;
+    const double bounded = seconds > 0 ? std::min(seconds, kCentury) : 0;
+    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(bounded));
 }
 
 }  // namespace mc

@@ -10,8 +10,11 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "words are read as they lie in memory");
 
+__extension__ using Wide = unsigned __int128;
+
 constexpr std::uint64_t mix_word(std::uint64_t lane, std::uint64_t word) {
-    return std::rotl((lane ^ word) * Digest::kFactor, 29);
+    const Wide product = Wide{lane ^ word} * Digest::kFactor;
+    return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
 }
 
 }  // namespace
@@ -54,11 +57,9 @@ std::uint64_t Digest::value() const {
         std::fill(padded.begin() + static_cast<std::ptrdiff_t>(filled_), padded.end(), std::byte{0});
         mix(lanes, padded.data(), 1);
     }
-    std::uint64_t value = mix_word(0, bytes_);
+    std::uint64_t value = mix_word(kFactor, bytes_);
     for (const std::uint64_t lane : lanes) value = mix_word(value, lane);
-    value ^= value >> 32;
-    value *= kFactor;
-    return value ^ (value >> 29);
+    return value;
 }
 
 std::uint64_t digest(const Cursor& cursor) {

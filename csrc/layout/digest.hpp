@@ -14,12 +14,12 @@ namespace mc {
 // finds damage (bytes changed, swapped, lost, repeated), not forgery: it is not cryptographic.
 //
 // The bytes are read as little-endian 64-bit words. Word i goes to lane i mod 8 of eight lanes:
-//     lane = rotate_left((lane xor word) * kFactor, 29)
-// which is a bijection of the lane for a given word and of the word for a given lane, so a single
-// changed word always changes the digest of its lane. Lane i starts as kFactor * (i + 1). The
-// sequence is padded with zero bytes to whole groups of eight words; then the byte count and the
-// eight lanes are folded, in this order, by the same step into one value that starts at zero, and
-// the result is mixed once more: value ^= value >> 32, value *= kFactor, value ^= value >> 29.
+//     product = (lane xor word) * kFactor, 128 bits wide
+//     lane    = lower half of product xor upper half of product
+// The upper half is what carries a word's highest bits into all others; with the lower one alone,
+// two flipped bits could cancel. Lane i starts as kFactor * (i + 1), modulo 2^64. The sequence is padded
+// with zero bytes to whole groups of eight words; then the byte count and the eight lanes are
+// folded, in this order, by the same step into one value that starts at kFactor.
 class Digest {
   public:
     static constexpr std::uint64_t kFactor = 0x9e3779b97f4a7c15;  // odd; 2^64 over the golden ratio

@@ -61,8 +61,11 @@ Order choose_order(const Pool& source, const Pool& destination, const Match& mat
         const std::size_t block = position(candidate.order, Axis::block);
         const std::size_t token = position(candidate.order, Axis::token);
         if (token < block) continue;
-        // With nothing between them, the size of a block makes no difference.
-        candidate.order.block_tokens = token == block + 1 ? 1 : std::gcd(source.page_size, destination.page_size);
+        // With nothing between them, the size of a block makes no difference; and with blocks of one
+        // token it makes none what is between them.
+        const bool adjacent = token == block + 1;
+        candidate.order.block_tokens = adjacent ? 1 : std::gcd(source.page_size, destination.page_size);
+        if (!adjacent && candidate.order.block_tokens == 1) continue;
         const auto from = Walk::make(source, candidate, Side::source);
         const auto to = Walk::make(destination, candidate, Side::destination);
         if (!from || !to) continue;  // an order that these planes do not permit
