@@ -22,6 +22,8 @@ MAX_MODEL_LEN = 2048
 # Prompts longer than this are prefilled in chunks, and their KV is sent chunk by chunk.
 CHUNK_TOKENS = 256
 KV_CACHE_BYTES = 64 << 20
+# The name under which the installed package makes itself known to vLLM.
+CONNECTOR = {"kv_connector": "mooncake_connector"}
 
 ENVIRONMENT = {
     # `python -m` would put the current folder first on the path. In a checkout that is the source
@@ -54,9 +56,9 @@ class Cluster:
         """The producer of KV. Its bootstrap server tells routers and decode servers who it is."""
         return self._vllm("prefill", "kv_producer", {"bootstrap_port": self.bootstrap_port})
 
-    def decode(self) -> Server:
-        """The consumer of KV."""
-        return self._vllm("decode", "kv_consumer")
+    def decode(self, name: str = "decode", connector: Mapping[str, str] = CONNECTOR) -> Server:
+        """The consumer of KV; another connector can be tried in place of ours."""
+        return self._vllm(name, "kv_consumer", connector=connector)
 
     def router(self, prefill: Server, decode: Server) -> Server:
         """vllm-router: asks the decode server once the prefill server has answered."""
@@ -81,7 +83,11 @@ class Cluster:
         return self.servers.start("proxy", command, f"http://{HOST}:{port}", ENVIRONMENT)
 
     def _vllm(
-        self, name: str, role: str | None, extra: Mapping[str, object] | None = None
+        self,
+        name: str,
+        role: str | None,
+        extra: Mapping[str, object] | None = None,
+        connector: Mapping[str, str] = CONNECTOR,
     ) -> Server:
         port = free_port()
         environment = dict(ENVIRONMENT)
@@ -98,7 +104,7 @@ class Cluster:
         ]
         if role is not None:
             transfer = {
-                "kv_connector": "mooncake_connector",
+                **connector,
                 "kv_role": role,
                 "kv_connector_extra_config": {**self.engine_options, **(extra or {})},
             }
