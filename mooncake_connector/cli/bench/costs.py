@@ -14,7 +14,7 @@ from mooncake_connector.cli.bench.methods import engine_method, opened
 from mooncake_connector.cli.bench.options import Options
 from mooncake_connector.cli.bench.pair import Pair
 from mooncake_connector.cli.bench.results import CallResult, StartupResult, percentile
-from mooncake_connector.cli.bench.worker import Worker
+from mooncake_connector.cli.bench.worker import Role, Worker
 from mooncake_connector.cli.bench.workload import WorkloadSpec
 from mooncake_connector.errors import MooncakeConnectorError
 
@@ -47,7 +47,7 @@ def page_counts(options: Options) -> list[int]:
 
 
 def calls(pair: Pair, options: Options, advance: Callable[[str], None]) -> list[CallResult]:
-    """Times each call of a transfer, one transfer after the other."""
+    """Times each call of a transfer, first all of the sender's, then all of the receiver's."""
     name = engine_method(options.paths[0])
     results = []
     for pages in page_counts(options):
@@ -56,13 +56,15 @@ def calls(pair: Pair, options: Options, advance: Callable[[str], None]) -> list[
         with opened(pair, [name], spec) as ways:
             if name in ways.unavailable:
                 return []
-            sides = pair.both(_timed_transfers, name, COUNT)
-        for role, seconds in sides.items():
+            # One side at a time: what is timed does not compete with the other process.
+            seconds = {role: pair.call(role, _timed_starts, name, COUNT) for role in Role}
+            pair.call(Role.SENDER, _finish, name)
+        for role, calls_of_side in seconds.items():
             results += [
                 CallResult(
                     call, role, pages, percentile(times, 0.5), percentile(times, 0.99), len(times)
                 )
-                for call, times in seconds.items()
+                for call, times in calls_of_side.items()
             ]
     return results
 
@@ -87,7 +89,8 @@ def startup(advance: Callable[[str], None]) -> StartupResult:
     return StartupResult(seconds[1:], threads)
 
 
-def _timed_transfers(worker: Worker, name: str, count: int) -> Calls:
+def _timed_starts(worker: Worker, name: str, count: int) -> Calls:
+    """Starts `count` transfers; a receiver finishes each before the next."""
     end = engine_end(worker, name)
     seconds: Calls = {}
 
@@ -98,6 +101,16 @@ def _timed_transfers(worker: Worker, name: str, count: int) -> Calls:
         return result
 
     for tag in end.next_tags(count):
-        end.finish(end.start(tag, end.pages, timed))
+        transfer = end.start(tag, end.pages, timed)
+        if end.sending:
+            end.started.append(transfer)
+        else:
+            end.finish(transfer)
         timed("poll", end.engine.poll)
     return seconds
+
+
+def _finish(worker: Worker, name: str) -> None:
+    end = engine_end(worker, name)
+    while end.started:
+        end.finish(end.started.pop())

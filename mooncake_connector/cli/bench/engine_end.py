@@ -42,7 +42,7 @@ class EngineEnd(End):
         self._pool: Pool | None = None
         self._lists: list[PageIds] = []
         self._announced: list[tuple[int, PageIds]] = []
-        self._sends: list[Transfer] = []
+        self.started: list[Transfer] = []
 
     def offer(self) -> str:
         """The engine's address."""
@@ -109,12 +109,12 @@ class EngineEnd(End):
         """Opens all sends before the first recv, which then times the transfer alone."""
         pages = [self.pages[i % len(self.pages) :][:1] for i in range(count)]
         self._announced = list(zip(self.next_tags(count), pages, strict=True))
-        self._sends = [self.start(tag, page) for tag, page in self._announced if self.sending]
+        self.started = [self.start(tag, page) for tag, page in self._announced if self.sending]
 
     def latencies(self, count: int) -> list[float]:
         """Times each recv from its call until it has completed."""
-        for send in self._sends:
-            self.finish(send)
+        while self.started:
+            self.finish(self.started.pop())
         seconds = []
         for tag, page in [] if self.sending else self._announced:
             began = time.perf_counter()
