@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -13,6 +14,8 @@ namespace mc {
 
 namespace {
 
+// A same-host socket keeps the boundaries of what was written at once and drops what the reader has no
+// room for, so that nothing longer is ever written.
 constexpr std::size_t kReadBytes = 64U << 10;
 // What may wait for a peer that does not read. A live peer always reads; a frozen one is declared
 // lost long before this fills.
@@ -77,10 +80,7 @@ std::uint32_t ControlChannel::reading(int socket) const {
 
 void ControlChannel::close() {
     if (!socket_) return;
-    if (!out_.empty()) {
-        (void)::send(socket_.get(), out_.data() + out_sent_, out_.size() - out_sent_,
-                     MSG_DONTWAIT | MSG_NOSIGNAL);
-    }
+    (void)send_what_fits();
     for (FileDescriptor* socket : {&socket_, &old_socket_}) {
         if (*socket) loop_.unwatch(socket->get());
         socket->reset();
@@ -140,19 +140,25 @@ void ControlChannel::parse() {
     }
 }
 
-void ControlChannel::flush() {
-    while (socket_ && out_sent_ < out_.size()) {
-        const ssize_t count = ::send(socket_.get(), out_.data() + out_sent_,
-                                     out_.size() - out_sent_, MSG_DONTWAIT | MSG_NOSIGNAL);
+Status ControlChannel::send_what_fits() {
+    while (out_sent_ < out_.size()) {
+        const std::size_t length = std::min(out_.size() - out_sent_, kReadBytes);
+        const ssize_t count =
+            ::send(socket_.get(), out_.data() + out_sent_, length, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (count >= 0) {
             out_sent_ += static_cast<std::size_t>(count);
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
             break;
         } else if (errno != EINTR) {
-            return fail(errno_status("control connection", errno));
+            return errno_status("control connection", errno);
         }
     }
+    return {};
+}
+
+void ControlChannel::flush() {
     if (!socket_) return;
+    if (const Status sent = send_what_fits(); !sent) return fail(sent);
     const bool done = out_sent_ == out_.size();
     if (done) {
         out_.clear();

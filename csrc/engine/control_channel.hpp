@@ -40,6 +40,7 @@ class ControlChannel : public std::enable_shared_from_this<ControlChannel> {
     void read(int socket);
     void parse();
     void post_flush();
+    Status send_what_fits();  // what the kernel takes without blocking
     void flush();
     Status watch(int socket, std::uint32_t events);
     [[nodiscard]] std::uint32_t reading(int socket) const;  // EPOLLIN or nothing

@@ -124,7 +124,7 @@ Driver::Peer& Driver::make_peer(SessionId id, const std::string& address) {
     peer.sinks = std::make_shared<SessionSinks>([this, id](GrantId grant, std::uint32_t epoch) {
         control_.post([this, id, grant, epoch] {
             exchange_->sessions().heard(id);
-            exchange_->receivers().lane_ended(grant, epoch);
+            exchange_->receivers().lane_ended(id, grant, epoch);
         });
     });
     peer.links =

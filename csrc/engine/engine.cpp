@@ -250,14 +250,15 @@ Result<std::shared_ptr<Transfer>> Engine::recv(RecvOptions options) {
         const Pool* known = pool(part.pool);
         if (known == nullptr)
             return Status(Code::invalid_argument, "pool \"" + part.pool + "\" is not registered");
-        part.first_token = options.first_token - options.first_token % known->page_size;
+        const std::uint32_t first = std::max(options.first_token, part.first_token);
+        part.first_token = first - first % known->page_size;
         if (options.first_token >= options.tokens) {
             return Status(Code::invalid_argument,
                           "first_token=" + std::to_string(options.first_token) +
                               " leaves none of " + std::to_string(options.tokens) +
                               " tokens; to release the sender, pass no parts");
         }
-        MC_RETURN_IF_ERROR(add_part(part, {options.first_token, options.tokens}));
+        MC_RETURN_IF_ERROR(add_part(part, {first, options.tokens}));
     }
     for (PoolPages& row : options.rows) {
         row.first_token = 0;

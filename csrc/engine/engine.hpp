@@ -24,7 +24,8 @@ struct PoolPages {
 struct RecvOptions {
     std::vector<std::string> senders;  // addresses
     std::string tag;
-    std::vector<PoolPages> parts;  // the first page holds `first_token`
+    // The first page holds the part's own `first_token`, or the one below where that is later.
+    std::vector<PoolPages> parts;
     std::uint32_t first_token = 0;
     std::uint32_t tokens = 0;     // wanted are the tokens [first_token, tokens)
     std::vector<PoolPages> rows;  // whole rows
