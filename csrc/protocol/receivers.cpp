@@ -5,13 +5,24 @@
 #include <algorithm>
 #include <utility>
 
+#include "protocol/deadline.hpp"
+
 namespace mc {
 
 namespace {
 
-std::uint32_t milliseconds_until(Instant deadline, Instant now) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - now).count();
-    return static_cast<std::uint32_t>(std::clamp<std::int64_t>(left, 0, UINT32_MAX));
+// A peer refuses longer lists, and its session with them: better that one recv fails here.
+Status check_limits(const RecvRequest& request) {
+    std::size_t ranges = 0;
+    for (const RecvPages& part : request.parts) ranges += part.wanted.size();
+    if (request.parts.size() > kMaxParts || ranges > kMaxRanges) {
+        return {Code::invalid_argument,
+                "a recv of " + std::to_string(request.parts.size()) + " parts with " +
+                    std::to_string(ranges) + " ranges of tokens is too scattered: at most " +
+                    std::to_string(kMaxParts) + " parts with " + std::to_string(kMaxRanges) +
+                    " ranges can be asked for at once"};
+    }
+    return {};
 }
 
 }  // namespace
@@ -20,7 +31,11 @@ void Receivers::open(RecvRequest request) {
     const TransferId id = request.id;
     RecvState& recv = recvs_[id];
     recv.request = std::move(request);
-    recv.deadline = actions_.time() + recv.request.deadline;
+    if (const Status checked = check_limits(recv.request); !checked) {
+        fail(id, checked);
+        return;
+    }
+    recv.deadline = deadline_after(actions_.time(), recv.request.deadline);
     actions_.wake_at(recv.deadline);
     for (const std::string& address : recv.request.senders) {
         Session& session = sessions_.to(address);
@@ -37,7 +52,7 @@ void Receivers::read(TransferId id, const std::string& address, std::vector<Segm
     recv.request.senders = {address};
     recv.list = Slice::from_segments(std::move(destination));
     recv.source = std::move(source);
-    recv.deadline = actions_.time() + deadline;
+    recv.deadline = deadline_after(actions_.time(), deadline);
     actions_.wake_at(recv.deadline);
     Session& session = sessions_.to(address);
     sessions_.set_busy(session, true);
@@ -102,7 +117,7 @@ std::uint64_t Receivers::segment_hint(SessionId session, std::uint64_t mean) {
 void Receivers::open_sink(const Grant& grant) {
     std::vector<SinkPart> parts;
     for (const GrantPart& part : grant.parts)
-        parts.push_back({part.destination, part.pages, part.wanted, nullptr});
+        parts.push_back({part.pairing->destination, part.pages, part.wanted, nullptr});
     if (grant.list) parts.push_back({nullptr, nullptr, {}, grant.list});
     actions_.open_sink(grant.session, grant.id, grant.recv, std::move(parts));
 }
@@ -131,18 +146,26 @@ Result<const std::vector<Receivers::CachedPlan>*> Receivers::plans_for(const Rec
     if (!matches) return matches.status().with_context("pool \"" + name + "\"");
     std::vector<CachedPlan> plans;
     for (std::size_t i = 0; i < sources.size(); ++i) {
-        CachedPlan plan{{}, recv.senders[i].session, std::move((*matches)[i]), nullptr};
-        if (!plan.match.pairs.empty()) {
-            auto walk = Walk::make(*own, plan.match, Side::destination);
-            if (!walk) return walk.status().with_context("pool \"" + name + "\"");
-            plan.destination = std::move(*walk);
-            Session& session = *sessions_.find(plan.session);
-            plan.id = PlanId{session.next_plan++};
-            actions_.send(plan.session, Plan{plan.id, name, plan.match});
-        }
-        plans.push_back(std::move(plan));
+        auto plan = announce_plan(recv.senders[i].session, *own, *sources[i], (*matches)[i]);
+        if (!plan) return plan.status().with_context("pool \"" + name + "\"");
+        plans.push_back(std::move(*plan));
     }
     return &(plans_[key] = std::move(plans));
+}
+
+Result<Receivers::CachedPlan> Receivers::announce_plan(SessionId id, const Pool& own,
+                                                       const Pool& peers, const Match& match) {
+    if (match.pairs.empty()) return CachedPlan{id, {}, nullptr};
+    auto destination = Walk::make(own, match, Side::destination);
+    if (!destination) return destination.status();
+    auto source = Walk::make(peers, match, Side::source);
+    if (!source) return source.status();
+    Session& session = *sessions_.find(id);
+    const PlanId plan{session.next_plan++};
+    actions_.send(id, Plan{plan, own.name, match});
+    return CachedPlan{id, plan,
+                      std::make_shared<const Pairing>(Pairing{
+                          peers, match.token_bytes, std::move(*source), std::move(*destination)})};
 }
 
 Status Receivers::start(RecvState& recv) {
@@ -154,7 +177,7 @@ Status Receivers::start(RecvState& recv) {
         grant.expected = recv.list->bytes();
         open_sink(grant);
         ask(*sessions_.find(grant.session),
-            Read{grant.id, milliseconds_until(recv.deadline, actions_.time()),
+            Read{grant.id, remaining_ms(recv.deadline, actions_.time()),
                  segment_hint(grant.session, mean_segment_bytes(*recv.list)), options_.verify,
                  grant.list_source});
         return {};
@@ -172,19 +195,19 @@ Status Receivers::start(RecvState& recv) {
                      recv.request.tag,
                      recv.request.receiver_index,
                      recv.request.receiver_count,
-                     milliseconds_until(recv.deadline, actions_.time()),
+                     remaining_ms(recv.deadline, actions_.time()),
                      UINT64_MAX,
                      options_.verify,
                      {}};
         for (std::size_t p = 0; p < plans.size(); ++p) {
             const CachedPlan& plan = (*plans[p])[i];
             const RecvPages& part = recv.request.parts[p];
-            if (plan.match.pairs.empty() || part.wanted.empty()) continue;
-            grant.parts.push_back(
-                {part.pool, plan.match, part.pages, part.wanted, plan.destination, nullptr});
-            grant.expected += plan.match.token_bytes * count_tokens(part.wanted);
+            if (plan.pairing == nullptr || part.wanted.empty()) continue;
+            const Pairing& pairing = *plan.pairing;
+            grant.parts.push_back({plan.pairing, part.pages, part.wanted});
+            grant.expected += pairing.token_bytes * count_tokens(part.wanted);
             message.segment_bytes =
-                std::min(message.segment_bytes, plan.destination->scattered_segment_bytes());
+                std::min(message.segment_bytes, pairing.destination->scattered_segment_bytes());
             message.parts.push_back({plan.id, part.wanted});
         }
         message.segment_bytes = segment_hint(grant.session, message.segment_bytes);
@@ -213,7 +236,9 @@ void set_remaining(Message& recv_or_read, std::uint32_t milliseconds) {
 
 void Receivers::ask(Session& session, Message recv_or_read) {
     if (session.open_grants.size() < session.peer.recv_credits) {
-        session.open_grants.insert(grant_of(recv_or_read));
+        const GrantId grant = grant_of(recv_or_read);
+        session.open_grants.insert(grant);
+        grants_.at(grant).asked = true;
         actions_.send(session.id, recv_or_read);
     } else {
         session.waiting_grants.push_back(std::move(recv_or_read));
@@ -225,7 +250,7 @@ void Receivers::return_credit(Session& session, GrantId grant) {
     Message next = std::move(session.waiting_grants.front());
     session.waiting_grants.pop_front();
     const RecvState& recv = recvs_.at(grants_.at(grant_of(next)).recv);
-    set_remaining(next, milliseconds_until(recv.deadline, actions_.time()));
+    set_remaining(next, remaining_ms(recv.deadline, actions_.time()));
     ask(session, std::move(next));
 }
 
@@ -281,7 +306,6 @@ void Receivers::complete_if_closed(TransferId id) {
     for (const Sender& sender : recv.senders) {
         Session* session = sessions_.find(sender.session);
         if (session == nullptr) continue;
-        if (recv.write) --session->peer_writes_open;
         sessions_.set_busy(*session, false);
     }
     const Status outcome = recv.outcome;

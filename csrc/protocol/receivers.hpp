@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,8 +47,8 @@ class Receivers {
     void session_ready(Session& session);
     void session_closed(Session& session, const Status& reason);
     bool receive(Session& session, const Message& message);  // false: not a receiver's message
-    // All batches of the grant's epoch on one lane have been placed or dropped.
-    void lane_ended(GrantId id, std::uint32_t epoch);
+    // All batches of the grant's epoch on one lane of this session have been placed or dropped.
+    void lane_ended(SessionId session, GrantId id, std::uint32_t epoch);
     void pulled(GrantId id, std::uint32_t epoch, const Status& outcome, std::uint64_t bytes);
     void verified(GrantId id, std::uint32_t epoch, const Status& outcome);
     void sink_closed(GrantId id);
@@ -78,13 +77,16 @@ class Receivers {
         std::vector<Segment> source;        // read: in the peer
         TransferId write;                   // a peer's write: its number at the peer
     };
+    // How one sender's pool pairs with ours; the same for all grants.
+    struct Pairing {
+        Pool peer;
+        std::uint64_t token_bytes = 0;
+        std::shared_ptr<const Walk> source, destination;
+    };
     struct GrantPart {
-        std::string pool;
-        Match match;
+        std::shared_ptr<const Pairing> pairing;
         std::shared_ptr<const PageTable> pages;
         std::vector<TokenRange> wanted;
-        std::shared_ptr<const Walk> destination;
-        std::shared_ptr<const Walk> source;  // made when the first READY comes
     };
     struct Grant {
         GrantId id;
@@ -93,8 +95,10 @@ class Receivers {
         std::vector<GrantPart> parts;
         std::shared_ptr<const Slice> list;
         std::vector<Segment> list_source;  // one-sided: addresses in the peer, for pull paths
+        bool asked = false;                // the sender has been told of it
         std::uint64_t expected = 0;        // bytes
         std::uint32_t epoch = 0;
+        std::uint64_t offered = 0;      // bytes that READYs named in this epoch
         std::uint64_t pulled = 0;       // bytes in this epoch
         std::uint32_t pulls = 0;        // in flight, of any epoch
         std::uint32_t lanes_ended = 0;  // in this epoch
@@ -103,30 +107,28 @@ class Receivers {
         bool verifying = false;
         std::optional<Done> done;
         std::optional<Rewind> rewind;  // to be answered once nothing of the old epoch is under way
-        std::deque<Ready> waiting;     // READYs that came while rewinding
         bool closed = false;           // the sink is being closed
         bool sink_is_closed = false;
     };
     struct CachedPlan {
-        PlanId id;
         SessionId session;
-        Match match;
-        std::shared_ptr<const Walk> destination;
+        PlanId id;                               // none: this sender has nothing that we want
+        std::shared_ptr<const Pairing> pairing;  // likewise
     };
 
     void start_if_ready(TransferId id);
     Status start(RecvState& recv);
     Result<const std::vector<CachedPlan>*> plans_for(const RecvState& recv,
-                                                     const std::string& pool);
+                                                     const std::string& name);
+    Result<CachedPlan> announce_plan(SessionId session, const Pool& own, const Pool& peers,
+                                     const Match& match);
     Grant& add_grant(RecvState& recv, SessionId session);
     void open_sink(const Grant& grant);
     // What a RECV, READ or WRITE_GRANT says of our side's contiguity; 0 if we cannot pull anyway.
     [[nodiscard]] std::uint64_t segment_hint(SessionId session, std::uint64_t mean);
     void ask(Session& session, Message recv_or_read);  // when there is credit for it
     void return_credit(Session& session, GrantId grant);
-    void receive_ready(Grant& grant, const Ready& ready);
     Status start_pull(Grant& grant, const Ready& ready);
-    Result<std::shared_ptr<const Slice>> source_slice(Grant& grant, const Ready& ready);
     void receive_rewind(Grant& grant, const Rewind& rewind);
     void finish_rewind(Grant& grant);
     void receive_write(Session& session, const Write& write);
@@ -137,7 +139,7 @@ class Receivers {
     void close_grant(Grant& grant);
     void end_if_closed(GrantId id);  // once nobody can place a byte any more
     void complete_if_closed(TransferId id);
-    Grant* find(Session& session, GrantId id);
+    Grant* find(SessionId session, GrantId id);
 
     Actions& actions_;
     const ProtocolOptions& options_;

@@ -7,11 +7,14 @@
 
 namespace mc {
 
-Receivers::Grant* Receivers::find(Session& session, GrantId id) {
+Receivers::Grant* Receivers::find(SessionId session, GrantId id) {
     const auto found = grants_.find(id);
-    // A grant belongs to the session it was made in; nobody else may speak of it.
-    if (found == grants_.end() || found->second.session != session.id || found->second.closed)
+    // A grant belongs to the session it was made in; nobody else may speak of it, and nobody before
+    // it was asked for: its number is easily guessed.
+    if (found == grants_.end() || found->second.session != session || !found->second.asked ||
+        found->second.closed) {
         return nullptr;
+    }
     return &found->second;
 }
 
@@ -19,13 +22,15 @@ bool Receivers::receive(Session& session, const Message& message) {
     if (std::holds_alternative<Known>(message)) {
         // The sender has announced the tag. It alone times RECVs for unknown tags.
     } else if (const auto* ready = std::get_if<Ready>(&message)) {
-        if (Grant* grant = find(session, ready->grant)) receive_ready(*grant, *ready);
+        Grant* grant = find(session.id, ready->grant);
+        if (grant == nullptr || ready->epoch != grant->epoch || grant->rewind) return true;
+        if (const Status started = start_pull(*grant, *ready); !started) fail(grant->recv, started);
     } else if (const auto* data = std::get_if<Data>(&message)) {
-        Grant* grant = find(session, data->grant);
+        Grant* grant = find(session.id, data->grant);
         if (grant == nullptr || data->epoch != grant->epoch) return true;
         if (const Status placed = actions_.place(*data); !placed) fail(grant->recv, placed);
     } else if (const auto* digest = std::get_if<SliceDigest>(&message)) {
-        Grant* grant = find(session, digest->grant);
+        Grant* grant = find(session.id, digest->grant);
         if (grant == nullptr || digest->epoch != grant->epoch || grant->rewind) return true;
         if (grant->digests.size() >= kMaxRanges) {
             fail(grant->recv, Status(Code::protocol, "too many DIGESTs"));
@@ -33,19 +38,21 @@ bool Receivers::receive(Session& session, const Message& message) {
             grant->digests.push_back(*digest);
         }
     } else if (const auto* done = std::get_if<Done>(&message)) {
-        Grant* grant = find(session, done->grant);
+        Grant* grant = find(session.id, done->grant);
         if (grant == nullptr || done->epoch != grant->epoch || grant->rewind) return true;
         grant->done = *done;
         check_delivered(*grant);
     } else if (const auto* rewind = std::get_if<Rewind>(&message)) {
-        if (Grant* grant = find(session, rewind->grant)) receive_rewind(*grant, *rewind);
+        if (Grant* grant = find(session.id, rewind->grant)) receive_rewind(*grant, *rewind);
     } else if (const auto* failed = std::get_if<Fail>(&message)) {
+        session.peer_writes.erase(failed->grant);
         // After a CANCEL of ours the answer is CANCELLED, which returns the credit.
-        if (Grant* grant = find(session, failed->grant)) {
+        if (Grant* grant = find(session.id, failed->grant)) {
             fail(grant->recv, Status(failed->code, failed->reason), failed->grant);
             return_credit(session, failed->grant);
         }
     } else if (const auto* cancelled = std::get_if<Cancelled>(&message)) {
+        session.peer_writes.erase(cancelled->grant);
         return_credit(session, cancelled->grant);
     } else if (const auto* write = std::get_if<Write>(&message)) {
         receive_write(session, *write);
@@ -56,18 +63,23 @@ bool Receivers::receive(Session& session, const Message& message) {
 }
 
 void Receivers::receive_write(Session& session, const Write& write) {
-    Status allowed = actions_.check_remote(write.destination, true);
+    if (session.peer_writes.size() >= options_.recv_credits) {
+        sessions_.fail(session, Status(Code::protocol, "the peer exceeded its " +
+                                                           std::to_string(options_.recv_credits) +
+                                                           " WRITE credits"));
+        return;
+    }
     const auto total = [](const std::vector<Segment>& segments) {
         std::uint64_t sum = 0;
         for (const Segment& segment : segments) sum += segment.length;
         return sum;
     };
+    Status allowed = validate(write.destination);
+    if (allowed) allowed = validate(write.source);
     if (allowed && total(write.source) != total(write.destination)) {
         allowed = Status(Code::protocol, "WRITE whose source and destination differ in length");
     }
-    if (allowed && session.peer_writes_open >= options_.recv_credits) {
-        allowed = Status(Code::resource_exhausted, "too many writes are open");
-    }
+    if (allowed) allowed = actions_.check_remote(write.destination, true);
     if (!allowed) {
         actions_.send(session.id, WriteRefused{write.write, allowed.code(), allowed.message()});
         return;
@@ -82,9 +94,10 @@ void Receivers::receive_write(Session& session, const Write& write) {
     actions_.wake_at(recv.deadline);
     recv.senders.push_back({session.address, session.id, false});
     sessions_.set_busy(session, true);
-    ++session.peer_writes_open;
     actions_.open_remote(id, session.id, false);
     Grant& grant = add_grant(recv, session.id);
+    grant.asked = true;
+    session.peer_writes.insert(grant.id);
     grant.list = recv.list;
     grant.list_source = write.source;
     grant.expected = recv.list->bytes();
@@ -94,52 +107,37 @@ void Receivers::receive_write(Session& session, const Write& write) {
                                          options_.verify});
 }
 
-void Receivers::receive_ready(Grant& grant, const Ready& ready) {
-    if (grant.rewind || ready.epoch > grant.epoch) {
-        grant.waiting.push_back(ready);
-        return;
-    }
-    if (ready.epoch < grant.epoch) return;
-    if (const Status started = start_pull(grant, ready); !started) fail(grant.recv, started);
-}
-
-Result<std::shared_ptr<const Slice>> Receivers::source_slice(Grant& grant, const Ready& ready) {
-    if (grant.list) return Slice::from_segments(grant.list_source);
-    GrantPart& part = grant.parts[ready.part];
-    const Pool* pool = sessions_.find(grant.session)->pool(part.pool);
-    if (pool == nullptr)
-        return Status(Code::protocol, "READY for a pool that the sender does not have");
-    if (!part.source) {
-        auto walk = Walk::make(*pool, part.match, Side::source);
-        if (!walk) return walk.status();
-        part.source = std::move(*walk);
-    }
-    PageTable pages(pool->page_size, pool->page_count, pool->null_page,
-                    ready.tokens.first - ready.tokens.first % pool->page_size);
-    MC_RETURN_IF_ERROR(pages.append(ready.pages));
-    return Slice::make(part.source, pages, ready.tokens);
-}
-
 Status Receivers::start_pull(Grant& grant, const Ready& ready) {
-    if (!grant.list && ready.part >= grant.parts.size())
-        return {Code::protocol, "READY for a part that was not asked for"};
-    auto source = source_slice(grant, ready);
-    if (!source) return source.status().with_context("READY");
-    std::shared_ptr<const Slice> destination = grant.list;
-    if (!grant.list) {
+    std::shared_ptr<const Slice> source;
+    std::shared_ptr<const Slice> destination;
+    if (grant.list) {
+        source = Slice::from_segments(grant.list_source);
+        destination = grant.list;
+    } else {
+        if (ready.part >= grant.parts.size())
+            return {Code::protocol, "READY for a part that was not asked for"};
         const GrantPart& part = grant.parts[ready.part];
-        if (intersect(part.wanted, {&ready.tokens, 1}) != std::vector{ready.tokens}) {
+        if (intersect(part.wanted, {&ready.tokens, 1}) != std::vector{ready.tokens})
             return {Code::protocol, "READY for tokens that were not asked for"};
-        }
-        auto slice = Slice::make(part.destination, *part.pages, ready.tokens);
-        if (!slice) return slice.status();
-        destination = std::move(*slice);
+        const Pool& pool = part.pairing->peer;
+        PageTable pages(pool.page_size, pool.page_count, pool.null_page, ready.tokens.first);
+        MC_RETURN_IF_ERROR(pages.append(ready.pages).with_context("READY"));
+        auto from = Slice::make(part.pairing->source, pages, ready.tokens);
+        if (!from) return from.status().with_context("READY");
+        auto to = Slice::make(part.pairing->destination, *part.pages, ready.tokens);
+        if (!to) return to.status();
+        source = std::move(*from);
+        destination = std::move(*to);
     }
-    if ((*source)->bytes() != destination->bytes())
-        return {Code::protocol, "READY whose bytes do not fit the grant"};
+    const std::uint64_t bytes = destination->bytes();
+    if (source->bytes() != bytes) return {Code::protocol, "READY whose bytes do not fit the grant"};
+    // Also bounds how many reads a peer can make us do.
+    if (bytes == 0 || bytes > grant.expected - grant.offered)
+        return {Code::protocol, "READY for more bytes than the grant has"};
+    grant.offered += bytes;
     ++grant.pulls;
     actions_.pull({grant.session, grant.id, grant.recv, grant.epoch, ready.part, ready.tokens,
-                   std::move(*source), std::move(destination), ready.guard, ready.expected});
+                   std::move(source), std::move(destination), ready.guard, ready.expected});
     return {};
 }
 
@@ -166,15 +164,14 @@ void Receivers::pulled(GrantId id, std::uint32_t epoch, const Status& outcome,
     }
 }
 
-void Receivers::lane_ended(GrantId id, std::uint32_t epoch) {
-    const auto found = grants_.find(id);
-    if (found == grants_.end() || found->second.closed || epoch != found->second.epoch) return;
-    Grant& grant = found->second;
-    ++grant.lanes_ended;
-    if (grant.rewind) {
-        finish_rewind(grant);
+void Receivers::lane_ended(SessionId session, GrantId id, std::uint32_t epoch) {
+    Grant* grant = find(session, id);
+    if (grant == nullptr || epoch != grant->epoch) return;
+    ++grant->lanes_ended;
+    if (grant->rewind) {
+        finish_rewind(*grant);
     } else {
-        check_delivered(grant);
+        check_delivered(*grant);
     }
 }
 
@@ -194,21 +191,13 @@ void Receivers::finish_rewind(Grant& grant) {
     grant.epoch = grant.rewind->epoch;
     grant.rewind.reset();
     grant.done.reset();
-    grant.pulled = 0;
+    grant.offered = grant.pulled = 0;
     grant.lanes_ended = 0;
     grant.overtaken = false;
     grant.digests.clear();
     grant.verifying = false;
     actions_.rewind_sink(grant.id, grant.epoch);
     actions_.send(grant.session, Rewound{grant.id, grant.epoch});
-    const GrantId id = grant.id;
-    std::deque<Ready> waiting = std::move(grant.waiting);
-    grant.waiting.clear();
-    for (const Ready& ready : waiting) {
-        const auto alive = grants_.find(id);
-        if (alive == grants_.end() || alive->second.closed) return;
-        receive_ready(alive->second, ready);
-    }
 }
 
 void Receivers::check_delivered(Grant& grant) {
@@ -245,6 +234,7 @@ void Receivers::deliver(Grant& grant) {
     Session* session = sessions_.find(grant.session);
     actions_.send(grant.session, Received{grant.id});
     RecvState& recv = recvs_.at(grant.recv);
+    session->peer_writes.erase(grant.id);
     return_credit(*session, grant.id);
     const auto sender =
         std::find_if(recv.senders.begin(), recv.senders.end(), [&](const Sender& candidate) {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The local side of sends: how they grow, what is shipped when, and how they end.
+// The local side of sends: how they grow and how they end.
 #include "protocol/senders.hpp"
 
 #include <algorithm>
 #include <utility>
+
+#include "protocol/deadline.hpp"
 
 namespace mc {
 
@@ -21,7 +23,7 @@ Senders::Send* Senders::find(TransferId id) {
 void Senders::touch(Send& send) {
     // Until it is finished a send waits for its owner, who may take as long as he likes.
     if (!send.finished) return;
-    send.deadline = actions_.time() + send.patience;
+    send.deadline = deadline_after(actions_.time(), send.patience);
     actions_.wake_at(send.deadline);
 }
 
@@ -33,15 +35,18 @@ void Senders::open(TransferId id, std::string tag, Duration patience) {
     touch(send);
     by_tag_[send.tag].push_back(id);
     ended_.erase(send.tag);
-    match_parked(send);
+    match_parked(send.tag);
 }
 
 void Senders::append(TransferId id, const Pool& pool, std::span<const std::int32_t> pages,
                      std::uint32_t first_token) {
     Send* send = find(id);
     if (send == nullptr) return;
-    const auto [part, added] = send->parts.try_emplace(
-        pool.name, Part{PageTable(pool.page_size, pool.page_count, pool.null_page, first_token)});
+    auto part = send->parts.find(pool.name);
+    if (part == send->parts.end() || part->second.pages.pages().empty()) {
+        Part fresh{PageTable(pool.page_size, pool.page_count, pool.null_page, first_token)};
+        part = send->parts.insert_or_assign(pool.name, std::move(fresh)).first;
+    }
     if (const Status appended = part->second.pages.append(pages); !appended) {
         abort(id, appended);
         return;
@@ -114,148 +119,20 @@ void Senders::write(TransferId id, const std::string& address, std::vector<Segme
 }
 
 void Senders::ask_for_grant(Send& send, Session& session) {
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(send.deadline - actions_.time());
-    actions_.send(
-        session.id,
-        Write{send.id, static_cast<std::uint32_t>(std::max<std::int64_t>(left.count(), 0)),
-              std::move(send.destination), std::move(send.source)});
-}
-
-void Senders::advance_all(Send& send) {
-    // Advancing may end a grant and with it the send, so both are looked up anew each time.
-    const TransferId id = send.id;
-    const std::vector<GrantKey> keys(send.grants.begin(), send.grants.end());
-    for (const GrantKey key : keys) {
-        const auto grant = grants_.find(key);
-        const auto alive = sends_.find(id);
-        if (alive == sends_.end()) return;
-        if (grant != grants_.end()) advance(grant->second, alive->second);
-    }
-}
-
-void Senders::advance(Grant& grant, Send& send) {
-    if (!grant.failure.ok() || grant.cancelled) {
-        if (grant.in_flight > 0)
-            return;  // FAIL and CANCELLED say that nothing is under way any more
-        if (grant.cancelled) {
-            actions_.send(grant.key.session, Cancelled{grant.key.grant});
-        } else {
-            actions_.send(grant.key.session,
-                          Fail{grant.key.grant, grant.failure.code(), grant.failure.message()});
-        }
-        end_grant(grant.key, false);
+    if (session.open_writes.size() >= session.peer.recv_credits) {
+        session.waiting_writes.push_back(send.id);
         return;
     }
-    if (grant.epoch != send.epoch) {
-        grant.rewinding = true;
-        if (grant.in_flight > 0 || grant.rewind_sent) return;
-        const std::uint32_t lanes =
-            actions_.end_lanes(grant.key.session, grant.key.grant, grant.epoch);
-        actions_.send(grant.key.session, Rewind{grant.key.grant, send.epoch, lanes});
-        grant.rewind_sent = true;
-        return;
-    }
-    if (grant.done_sent || !ship_ready(grant, send) || grant.in_flight > 0) return;
-    if (!grant.failure.ok()) {
-        advance(grant, send);
-        return;
-    }
-    // DONE says that every byte was taken from its page within this epoch, which only the answers
-    // to all shipments show.
-    const std::uint32_t lanes = actions_.end_lanes(grant.key.session, grant.key.grant, grant.epoch);
-    actions_.send(grant.key.session, Done{grant.key.grant, grant.epoch, grant.pushed, lanes});
-    grant.done_sent = true;
+    session.open_writes.insert(send.id);
+    actions_.send(session.id, Write{send.id, remaining_ms(send.deadline, actions_.time()),
+                                    std::move(send.destination), std::move(send.source)});
 }
 
-bool Senders::ship_ready(Grant& grant, Send& send) {
-    if (send.list) {
-        if (!grant.list_shipped) {
-            grant.list_shipped = true;
-            ++grant.in_flight;
-            actions_.ship({grant.key.session,
-                           grant.key.grant,
-                           send.id,
-                           grant.epoch,
-                           0,
-                           {},
-                           send.list,
-                           {},
-                           grant.segment_bytes,
-                           grant.verify});
-        }
-        return true;
-    }
-    bool complete = true;
-    for (std::uint16_t index = 0; index < grant.parts.size(); ++index) {
-        if (const Status shipped = ship_part(grant, send, index); !shipped) {
-            grant.failure = shipped;
-            return true;
-        }
-        complete = complete && grant.parts[index].complete;
-    }
-    return complete;
-}
-
-Status Senders::ship_part(Grant& grant, Send& send, std::uint16_t index) {
-    OutPart& out = grant.parts[index];
-    if (out.complete) return {};
-    const auto found = send.parts.find(out.pool);
-    if (found == send.parts.end()) {
-        if (!send.finished) return {};
-        return {Code::invalid_argument,
-                "the sender finished without pages of pool \"" + out.pool + "\""};
-    }
-    const Part& part = found->second;
-    const std::uint32_t wanted_end = out.wanted.back().end;
-    std::uint32_t limit = wanted_end;
-    if (part.final) {
-        if (!send.finished) return {};
-    } else if (send.ready < wanted_end) {
-        if (send.finished) {
-            return {Code::invalid_argument,
-                    "the sender finished with " + std::to_string(send.ready) +
-                        " tokens, the receiver wants " + std::to_string(wanted_end)};
-        }
-        // Whole pages only, so that chunks of a prefill merge as well as a whole prompt does.
-        limit = send.ready - send.ready % part.pages.page_size();
-    }
-    if (limit <= out.shipped) return {};
-
-    const TokenRange shippable{out.shipped, limit};
-    for (const TokenRange range : intersect(out.wanted, {&shippable, 1})) {
-        auto slice = Slice::make(out.walk, part.pages, range);
-        if (!slice)
-            return slice.status().with_context(
-                "the sender no longer holds what the receiver wants of pool \"" + out.pool + "\"");
-        const std::uint32_t size = part.pages.page_size();
-        const std::uint32_t first_page = (range.first - part.pages.tokens().first) / size;
-        const std::uint32_t end_page = (range.end - part.pages.tokens().first + size - 1) / size;
-        ++grant.in_flight;
-        actions_.ship({grant.key.session, grant.key.grant, send.id, grant.epoch, index, range,
-                       std::move(*slice),
-                       part.pages.pages().subspan(first_page, end_page - first_page),
-                       grant.segment_bytes, grant.verify});
-    }
-    out.shipped = limit;
-    out.complete = limit >= wanted_end;
-    return {};
-}
-
-void Senders::shipped(GrantKey key, std::uint32_t epoch, const Status& outcome,
-                      std::uint64_t bytes) {
-    const auto found = grants_.find(key);
-    if (found == grants_.end()) return;  // its session has ended
-    Grant& grant = found->second;
-    Send& send = sends_.at(grant.send);
-    --grant.in_flight;
-    if (outcome.ok() && epoch == grant.epoch) {
-        grant.pushed += bytes;
-    } else if (!outcome.ok() && epoch == send.epoch && !send.closing && grant.failure.ok()) {
-        grant.failure = outcome;  // not a consequence of rewind() or abort(): the path failed
-    }
-    if (!send.closing) touch(send);
-    advance(grant, send);
+void Senders::return_write_credit(Session& session, TransferId write) {
+    if (session.open_writes.erase(write) == 0 || session.waiting_writes.empty()) return;
+    Send& next = sends_.at(session.waiting_writes.front());
+    session.waiting_writes.pop_front();
+    ask_for_grant(next, session);
 }
 
 void Senders::fail_grant(Grant& grant, Send& send, const Status& reason) {
@@ -268,10 +145,10 @@ void Senders::end_grant(GrantKey key, bool received) {
     if (found == grants_.end()) return;
     const TransferId id = found->second.send;
     const Status failure = found->second.failure;
-    const bool credited = found->second.credited;
     grants_.erase(found);
     if (Session* session = sessions_.find(key.session)) {
-        if (credited) --session->peer_grants_open;
+        session->peer_grants.erase(key.grant);
+        return_write_credit(*session, id);
         sessions_.set_busy(*session, false);
     }
     Send& send = sends_.at(id);
@@ -299,7 +176,10 @@ void Senders::close(Send& send, const Status& outcome) {
         std::erase(tagged->second, id);
         if (tagged->second.empty()) by_tag_.erase(tagged);
     }
+    remember_end(send);
     if (Session* session = send.asked ? sessions_.find(send.asked) : nullptr) {
+        // If the WRITE was sent, its answer returns the credit.
+        std::erase(session->waiting_writes, id);
         send.asked = {};
         sessions_.set_busy(*session, false);
     }
@@ -328,7 +208,6 @@ void Senders::complete_if_closed(TransferId id) {
     if (found == sends_.end()) return;
     const Send& send = found->second;
     if (!send.closing || !send.source_is_closed || !send.grants.empty()) return;
-    remember_end(send);
     const Status outcome = send.outcome;
     sends_.erase(found);
     actions_.complete(id, outcome);
@@ -381,14 +260,12 @@ void Senders::tick(Instant now) {
     }
 
     while (!parked_.empty() && now >= parked_.front().since + options_.unknown_timeout) {
-        const Parked parked = std::move(parked_.front());
-        parked_.pop_front();
-        if (Session* session = sessions_.find(parked.session)) {
-            refuse(*session, parked.recv.grant,
-                   Status(Code::timeout, "no send with this tag was announced within " +
-                                             std::to_string(to_seconds(options_.unknown_timeout)) +
-                                             " s"));
-        }
+        const Parked parked = parked_.front();
+        unpark(parked_.begin());
+        refuse(
+            *sessions_.find(parked.session), parked.recv.grant,
+            Status(Code::timeout, "no send with this tag was announced within " +
+                                      std::to_string(to_seconds(options_.unknown_timeout)) + " s"));
     }
     if (!parked_.empty()) actions_.wake_at(parked_.front().since + options_.unknown_timeout);
 }

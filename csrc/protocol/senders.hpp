@@ -100,16 +100,15 @@ class Senders {
         TransferId send;
         std::uint64_t segment_bytes = 0;
         std::vector<OutPart> parts;
-        std::uint32_t epoch = 0;      // under which things are shipped now
-        std::uint32_t in_flight = 0;  // shipments not yet answered
-        std::uint64_t pushed = 0;     // bytes in this epoch
-        bool rewinding = false;       // REWIND has to be sent, or REWOUND to come
-        bool rewind_sent = false;
+        std::uint32_t epoch = 0;                    // under which things are shipped now
+        std::uint32_t in_flight = 0;                // shipments not yet answered
+        std::uint64_t pushed = 0;                   // bytes in this epoch
+        std::optional<std::uint32_t> rewinding_to;  // REWIND was sent, REWOUND has to come
+        bool overtaken = false;  // a shipment was void: the pages were taken back meanwhile
         bool list_shipped = false;
         bool done_sent = false;
         bool cancelled = false;  // by the receiver
         bool verify = false;     // the receiver wants digests
-        bool credited = false;   // counts against our credits: a RECV or READ, not a write of ours
         Status failure;          // FAIL is to be sent once nothing is in flight
         Instant deadline;
     };
@@ -121,23 +120,30 @@ class Senders {
 
     Send* find(TransferId id);
     void touch(Send& send);
-    void match_parked(Send& send);
+    void match_parked(const std::string& tag);
     bool try_match(Session& session, const Recv& recv);
     void attach(Session& session, const Recv& recv, Send& send);
     Grant& add_grant(Session& session, GrantId id, Send& send, std::uint64_t segment_bytes,
-                     bool verify, std::uint32_t remaining_ms);
+                     bool verify, std::uint32_t milliseconds);
+    bool take_credit(Session& session, GrantId grant);
     void receive_recv(Session& session, const Recv& recv);
+    void receive_rewound(Session& session, const Rewound& rewound);
     void receive_plan(Session& session, const Plan& plan);
     void receive_read(Session& session, const Read& read);
     void receive_write_grant(Session& session, const WriteGrant& granted);
     void receive_write_refused(Session& session, const WriteRefused& refused);
     void refuse(Session& session, GrantId grant, const Status& reason);
-    void ask_for_grant(Send& send, Session& session);
+    void ask_for_grant(Send& send, Session& session);  // when there is credit for it
+    void return_write_credit(Session& session, TransferId write);
+    void park(Session& session, const Recv& recv);
+    std::deque<Parked>::iterator unpark(std::deque<Parked>::iterator parked);
 
     void advance_all(Send& send);
     void advance(Grant& grant, Send& send);
     bool ship_ready(Grant& grant, Send& send);  // true: all that is wanted has been shipped
     Status ship_part(Grant& grant, Send& send, std::uint16_t index);
+    Status ship_tokens(Grant& grant, const Send& send, std::uint16_t index, const PageTable& pages,
+                       TokenRange tokens);
     void fail_grant(Grant& grant, Send& send, const Status& reason);
     void end_grant(GrantKey key, bool received);
     void settle(Send& send);  // closes the send if all its receivers have ended
@@ -152,8 +158,8 @@ class Senders {
     std::map<GrantKey, Grant> grants_;
     std::unordered_map<std::string, std::deque<TransferId>> by_tag_;  // that can still be matched
     std::deque<Parked> parked_;  // RECVs whose tag is unknown, oldest first
-    std::unordered_map<std::string, Status>
-        ended_;  // why sends ended badly; for RECVs that come late
+    // Why sends ended badly, for RECVs that come late; and the tags, oldest first.
+    std::unordered_map<std::string, Status> ended_;
     std::deque<std::string> ended_order_;
     std::uint64_t next_internal_ = kInternalTransfers;  // ids of peers' one-sided reads
 };

@@ -3,16 +3,17 @@
 #include <algorithm>
 #include <utility>
 
+#include "protocol/deadline.hpp"
 #include "protocol/senders.hpp"
 
 namespace mc {
 
 namespace {
 
-constexpr std::size_t kMaxPlansPerSession = 65536;
-
-// Bounds what peers can make this engine keep for tags that nobody announced.
-constexpr std::size_t kMaxParkedRanges = 1U << 20;
+// Bounds what a peer can make this engine keep: plans as long as its session lives (a model of 128
+// layers on 8 ranks pairs in 1024), and RECVs for tags that nobody announced.
+constexpr std::size_t kMaxPlanPairs = 1U << 18;
+constexpr std::size_t kMaxParkedRanges = 1U << 18;
 
 std::size_t count_ranges(const Recv& recv) {
     std::size_t count = 1;
@@ -72,34 +73,51 @@ bool Senders::receive(Session& session, const Message& message) {
             grant->second.cancelled = true;
             advance(grant->second, sends_.at(grant->second.send));
         } else {
-            const auto removed = std::erase_if(parked_, [&](const Parked& parked) {
-                return parked.session == session.id && parked.recv.grant == cancel->grant;
-            });
-            session.peer_grants_open -= static_cast<std::uint32_t>(removed);
+            const auto parked =
+                std::find_if(parked_.begin(), parked_.end(), [&](const Parked& candidate) {
+                    return candidate.session == session.id && candidate.recv.grant == cancel->grant;
+                });
+            if (parked != parked_.end()) {
+                unpark(parked);
+                session.peer_grants.erase(cancel->grant);
+            }
             actions_.send(session.id, Cancelled{cancel->grant});
         }
     } else if (const auto* rewound = std::get_if<Rewound>(&message)) {
-        const auto found = grants_.find({session.id, rewound->grant});
-        if (found == grants_.end() || !found->second.rewind_sent) return true;
-        Grant& grant = found->second;
-        grant.epoch = rewound->epoch;
-        grant.rewinding = grant.rewind_sent = grant.done_sent = grant.list_shipped = false;
-        grant.pushed = 0;
-        for (OutPart& part : grant.parts) {
-            part.shipped = 0;
-            part.complete = false;
-        }
-        advance(grant, sends_.at(grant.send));
+        receive_rewound(session, *rewound);
     } else {
         return false;
     }
     return true;
 }
 
+void Senders::receive_rewound(Session& session, const Rewound& rewound) {
+    const auto found = grants_.find({session.id, rewound.grant});
+    if (found == grants_.end() || !found->second.rewinding_to) return;
+    Grant& grant = found->second;
+    if (rewound.epoch != *grant.rewinding_to) {
+        sessions_.fail(
+            session,
+            Status(Code::protocol, "REWOUND to epoch " + std::to_string(rewound.epoch) + ", but " +
+                                       std::to_string(*grant.rewinding_to) + " was asked for"));
+        return;
+    }
+    grant.epoch = rewound.epoch;
+    grant.rewinding_to.reset();
+    grant.overtaken = grant.done_sent = grant.list_shipped = false;
+    grant.pushed = 0;
+    for (OutPart& part : grant.parts) {
+        part.shipped = 0;
+        part.complete = false;
+    }
+    advance(grant, sends_.at(grant.send));
+}
+
 void Senders::receive_plan(Session& session, const Plan& plan) {
     const Pool* pool = sessions_.own_pool(plan.pool);
-    if (pool == nullptr || !plan.id || session.plans.contains(plan.id) ||
-        session.plans.size() >= kMaxPlansPerSession) {
+    session.peer_plan_pairs += plan.match.pairs.size();
+    if (pool == nullptr || !plan.id || session.peer_plans.contains(plan.id) ||
+        session.peer_plan_pairs > kMaxPlanPairs) {
         sessions_.fail(session,
                        Status(Code::protocol, "PLAN for pool \"" + plan.pool +
                                                   "\" is unknown, a duplicate, or one too many"));
@@ -112,51 +130,62 @@ void Senders::receive_plan(Session& session, const Plan& plan) {
                                                            "\": " + walk.status().message()));
         return;
     }
-    session.walks[plan.id] = std::move(*walk);
-    session.plans[plan.id] = plan;
+    session.peer_plans[plan.id] = {plan.pool, std::move(*walk)};
 }
 
 void Senders::refuse(Session& session, GrantId grant, const Status& reason) {
-    --session.peer_grants_open;
+    session.peer_grants.erase(grant);
     actions_.send(session.id, Fail{grant, reason.code(), reason.message()});
 }
 
-void Senders::receive_recv(Session& session, const Recv& recv) {
-    if (++session.peer_grants_open > options_.recv_credits) {
+// Whether the peer may open this grant here; closes the session if it may not.
+bool Senders::take_credit(Session& session, GrantId grant) {
+    if (grants_.contains({session.id, grant}) || session.peer_grants.contains(grant)) {
+        sessions_.fail(session, Status(Code::protocol, "RECV or READ repeats a grant"));
+        return false;
+    }
+    if (session.peer_grants.size() >= options_.recv_credits) {
         sessions_.fail(session, Status(Code::protocol, "the peer exceeded its " +
                                                            std::to_string(options_.recv_credits) +
                                                            " RECV credits"));
-        return;
+        return false;
     }
-    const bool duplicate =
-        grants_.contains({session.id, recv.grant}) ||
-        std::any_of(parked_.begin(), parked_.end(), [&](const Parked& parked) {
-            return parked.session == session.id && parked.recv.grant == recv.grant;
-        });
+    session.peer_grants.insert(grant);
+    return true;
+}
+
+void Senders::receive_recv(Session& session, const Recv& recv) {
+    if (!take_credit(session, recv.grant)) return;
     const bool unplanned =
         std::any_of(recv.parts.begin(), recv.parts.end(), [&](const RecvPart& part) {
-            return !session.plans.contains(part.plan) || part.wanted.empty();
+            return !session.peer_plans.contains(part.plan) || part.wanted.empty();
         });
-    if (duplicate || unplanned || recv.parts.size() > UINT16_MAX) {
-        sessions_.fail(
-            session, Status(Code::protocol, duplicate ? "RECV repeats a grant"
-                                                      : "RECV names an unknown plan or no tokens"));
+    if (unplanned || recv.request == 0) {
+        sessions_.fail(session,
+                       Status(Code::protocol, unplanned ? "RECV names an unknown plan or no tokens"
+                                                        : "RECV without a request"));
         return;
     }
     if (try_match(session, recv)) return;
     if (const auto ended = ended_.find(recv.tag); ended != ended_.end()) {
         refuse(session, recv.grant, ended->second);
-        return;
-    }
-    std::size_t ranges = count_ranges(recv);
-    for (const Parked& parked : parked_) ranges += count_ranges(parked.recv);
-    if (ranges > kMaxParkedRanges) {
+    } else if (session.peer_parked_ranges + count_ranges(recv) > kMaxParkedRanges) {
         refuse(session, recv.grant,
                Status(Code::resource_exhausted, "too much waits for tags that nobody announced"));
-        return;
+    } else {
+        park(session, recv);
     }
+}
+
+void Senders::park(Session& session, const Recv& recv) {
+    session.peer_parked_ranges += count_ranges(recv);
     parked_.push_back({session.id, recv, actions_.time()});
     actions_.wake_at(parked_.front().since + options_.unknown_timeout);
+}
+
+std::deque<Senders::Parked>::iterator Senders::unpark(std::deque<Parked>::iterator parked) {
+    sessions_.find(parked->session)->peer_parked_ranges -= count_ranges(parked->recv);
+    return parked_.erase(parked);
 }
 
 bool Senders::try_match(Session& session, const Recv& recv) {
@@ -176,23 +205,19 @@ bool Senders::try_match(Session& session, const Recv& recv) {
     return false;
 }
 
-void Senders::match_parked(Send& send) {
-    const std::string tag = send.tag;
+void Senders::match_parked(const std::string& tag) {
     for (auto it = parked_.begin(); it != parked_.end();) {
-        Session* session = it->recv.tag == tag ? sessions_.find(it->session) : nullptr;
-        if (session == nullptr) {
+        if (it->recv.tag == tag && try_match(*sessions_.find(it->session), it->recv)) {
+            it = unpark(it);
+        } else {
             ++it;
-            continue;
         }
-        const Recv recv = it->recv;
-        if (!try_match(*session, recv)) break;
-        it = parked_.erase(it);
     }
 }
 
 Senders::Grant& Senders::add_grant(Session& session, GrantId id, Send& send,
                                    std::uint64_t segment_bytes, bool verify,
-                                   std::uint32_t remaining_ms) {
+                                   std::uint32_t milliseconds) {
     const GrantKey key{session.id, id};
     Grant& grant = grants_[key];
     grant.key = key;
@@ -200,7 +225,7 @@ Senders::Grant& Senders::add_grant(Session& session, GrantId id, Send& send,
     grant.segment_bytes = segment_bytes;
     grant.verify = verify;
     grant.epoch = 0;
-    grant.deadline = actions_.time() + std::chrono::milliseconds(remaining_ms);
+    grant.deadline = actions_.time() + std::chrono::milliseconds(milliseconds);
     actions_.wake_at(grant.deadline);
     send.grants.insert(key);
     sessions_.set_busy(session, true);
@@ -220,11 +245,10 @@ void Senders::attach(Session& session, const Recv& recv, Send& send) {
     }
     Grant& grant =
         add_grant(session, recv.grant, send, recv.segment_bytes, recv.verify, recv.remaining_ms);
-    grant.credited = true;
     std::optional<std::uint32_t> first_token;
     for (const RecvPart& part : recv.parts) {
-        const std::string& pool = session.plans.at(part.plan).pool;
-        grant.parts.push_back({pool, session.walks.at(part.plan), part.wanted, 0, false});
+        const Session::PeerPlan& plan = session.peer_plans.at(part.plan);
+        grant.parts.push_back({plan.pool, plan.walk, part.wanted, 0, false});
         const std::uint32_t first = part.wanted.front().first;
         first_token = std::min(first_token.value_or(first), first);
     }
@@ -235,13 +259,10 @@ void Senders::attach(Session& session, const Recv& recv, Send& send) {
 }
 
 void Senders::receive_read(Session& session, const Read& read) {
-    if (++session.peer_grants_open > options_.recv_credits ||
-        grants_.contains({session.id, read.grant})) {
-        sessions_.fail(session,
-                       Status(Code::protocol, "READ repeats a grant or exceeds the credits"));
-        return;
-    }
-    if (const Status allowed = actions_.check_remote(read.source, false); !allowed) {
+    if (!take_credit(session, read.grant)) return;
+    Status allowed = validate(read.source);
+    if (allowed) allowed = actions_.check_remote(read.source, false);
+    if (!allowed) {
         refuse(session, read.grant, allowed);
         return;
     }
@@ -256,7 +277,6 @@ void Senders::receive_read(Session& session, const Read& read) {
     actions_.open_remote(id, session.id, true);
     Grant& grant =
         add_grant(session, read.grant, send, read.segment_bytes, read.verify, read.remaining_ms);
-    grant.credited = true;
     advance(grant, send);
 }
 
@@ -265,14 +285,13 @@ void Senders::receive_write_grant(Session& session, const WriteGrant& granted) {
     if (send == nullptr || send->asked != session.id ||
         grants_.contains({session.id, granted.grant})) {
         actions_.send(session.id, Fail{granted.grant, Code::aborted, "the write has ended"});
+        return_write_credit(session, granted.write);
         return;
     }
     send->asked = {};
     sessions_.set_busy(session, false);
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(send->deadline - actions_.time());
     Grant& grant = add_grant(session, granted.grant, *send, granted.segment_bytes, granted.verify,
-                             static_cast<std::uint32_t>(std::max<std::int64_t>(left.count(), 0)));
+                             remaining_ms(send->deadline, actions_.time()));
     advance(grant, *send);
 }
 
@@ -281,6 +300,7 @@ void Senders::receive_write_refused(Session& session, const WriteRefused& refuse
     if (send != nullptr && send->asked == session.id) {
         close(*send, Status(refused.code, "the peer refused the write: " + refused.reason));
     }
+    return_write_credit(session, refused.write);
 }
 
 }  // namespace mc

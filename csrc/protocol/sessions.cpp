@@ -2,9 +2,54 @@
 #include "protocol/sessions.hpp"
 
 #include <algorithm>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
 
 namespace mc {
+
+namespace {
+
+// Bounds what a peer can make us keep: a worker's pools have hundreds of planes.
+constexpr std::size_t kMaxPeerPlanes = 1U << 16;
+
+// Checks the pools from number `first` on, and that those in front of them do not repeat.
+Status check_pools(const std::vector<Pool>& pools, std::size_t first) {
+    if (pools.size() > kMaxPools) return {Code::protocol, "the peer has too many pools"};
+    std::unordered_set<std::string_view> names;
+    std::size_t planes = 0;
+    for (std::size_t i = 0; i < pools.size(); ++i) {
+        const std::string peers_pool = "the peer's pool \"" + pools[i].name + "\"";
+        if (i >= first) MC_RETURN_IF_ERROR(validate(pools[i]).with_context(peers_pool));
+        if (!names.insert(pools[i].name).second)
+            return {Code::protocol, peers_pool + " is named twice"};
+        planes += pools[i].planes.size();
+    }
+    if (planes > kMaxPeerPlanes) {
+        return {Code::protocol, "the peer's pools have " + std::to_string(planes) +
+                                    " planes, more than " + std::to_string(kMaxPeerPlanes)};
+    }
+    return {};
+}
+
+Status check_hello(const Hello& hello) {
+    if (hello.oldest_version > kProtocolVersion || hello.version < kOldestProtocolVersion) {
+        return {Code::unsupported,
+                "the peer speaks protocol versions " + std::to_string(hello.oldest_version) +
+                    " to " + std::to_string(hello.version) + ", this engine " +
+                    std::to_string(kOldestProtocolVersion) + " to " +
+                    std::to_string(kProtocolVersion) + "; upgrade the older one"};
+    }
+    if (hello.plan_version != kPlanVersion) {
+        return {Code::unsupported, "the peer's plan version is " +
+                                       std::to_string(hello.plan_version) + ", this engine's " +
+                                       std::to_string(kPlanVersion) + "; upgrade the older one"};
+    }
+    if (hello.instance.is_zero()) return {Code::protocol, "HELLO without an instance id"};
+    return check_pools(hello.pools, 0);
+}
+
+}  // namespace
 
 const Pool* Session::pool(const std::string& name) const {
     const auto found = std::find_if(peer.pools.begin(), peer.pools.end(),
@@ -24,8 +69,14 @@ Session& Sessions::create(const std::string& address, bool outgoing) {
     session.outgoing = outgoing;
     session.address = address;
     session.opened_at = session.heard_at = session.pinged_at = actions_.time();
-    actions_.wake_at(session.opened_at + options_.hello_timeout);
+    watch();
     return session;
+}
+
+void Sessions::watch() {
+    const Instant now = actions_.time();
+    if (last_tick_ == Instant{}) last_tick_ = now;
+    actions_.wake_at(now + options_.ping_interval);
 }
 
 Session& Sessions::to(const std::string& address) {
@@ -102,7 +153,7 @@ void Sessions::set_busy(Session& session, bool busy) {
         // Silence counts from the moment when something began to be expected.
         if (session.busy++ == 0) {
             session.heard_at = session.pinged_at = actions_.time();
-            actions_.wake_at(session.pinged_at + options_.ping_interval);
+            watch();
         }
     } else {
         --session.busy;
@@ -123,15 +174,10 @@ bool Sessions::receive(Session& session, const Message& message) {
             fail(session, Status(Code::protocol, std::string(name_of(message)) + " before HELLO"));
         }
     } else if (const auto* added = std::get_if<PoolAdded>(&message)) {
-        const Status valid = validate(added->pool);
-        if (!valid || session.pool(added->pool.name) != nullptr ||
-            session.peer.pools.size() >= kMaxPools) {
-            fail(session,
-                 Status(Code::protocol,
-                        "POOL \"" + added->pool.name + "\" is not acceptable: " +
-                            (valid ? "it is a duplicate, or one too many" : valid.message())));
-        } else {
-            session.peer.pools.push_back(added->pool);
+        std::vector<Pool>& pools = session.peer.pools;
+        pools.push_back(added->pool);
+        if (const Status valid = check_pools(pools, pools.size() - 1); !valid) {
+            fail(session, Status(Code::protocol, "POOL: " + valid.message()));
         }
     } else if (const auto* ping = std::get_if<Ping>(&message)) {
         actions_.send(session.id, Pong{ping->value});
@@ -147,35 +193,6 @@ bool Sessions::receive(Session& session, const Message& message) {
     }
     return true;
 }
-
-namespace {
-
-Status check_hello(const Hello& hello) {
-    if (hello.oldest_version > kProtocolVersion || hello.version < kOldestProtocolVersion) {
-        return {Code::unsupported,
-                "the peer speaks protocol versions " + std::to_string(hello.oldest_version) +
-                    " to " + std::to_string(hello.version) + ", this engine " +
-                    std::to_string(kOldestProtocolVersion) + " to " +
-                    std::to_string(kProtocolVersion) + "; upgrade the older one"};
-    }
-    if (hello.plan_version != kPlanVersion) {
-        return {Code::unsupported, "the peer's plan version is " +
-                                       std::to_string(hello.plan_version) + ", this engine's " +
-                                       std::to_string(kPlanVersion) + "; upgrade the older one"};
-    }
-    if (hello.instance.is_zero()) return {Code::protocol, "HELLO without an instance id"};
-    for (std::size_t i = 0; i < hello.pools.size(); ++i) {
-        const Pool& pool = hello.pools[i];
-        MC_RETURN_IF_ERROR(validate(pool).with_context("the peer's pool \"" + pool.name + "\""));
-        for (std::size_t j = 0; j < i; ++j) {
-            if (hello.pools[j].name == pool.name)
-                return {Code::protocol, "HELLO names pool \"" + pool.name + "\" twice"};
-        }
-    }
-    return {};
-}
-
-}  // namespace
 
 void Sessions::receive_hello(Session& session, const Hello& hello) {
     if (session.state != Session::State::greeting) {
@@ -223,19 +240,21 @@ void Sessions::linked(SessionId id) {
 
 void Sessions::tick(Instant now) {
     // A gap in which this process did not run (stopped, starved) says nothing about the peers.
-    if (last_tick_ != Instant{}) {
-        const Duration pause = now - last_tick_ - options_.ping_interval;
-        if (pause > options_.ping_interval) {
-            for (auto& [id, session] : sessions_)
-                session.heard_at = std::min(now, session.heard_at + pause);
+    const Duration pause =
+        last_tick_ == Instant{} ? Duration{} : now - last_tick_ - options_.ping_interval;
+    if (pause > options_.ping_interval) {
+        for (auto& [id, session] : sessions_) {
+            session.heard_at = std::min(now, session.heard_at + pause);
+            session.opened_at = std::min(now, session.opened_at + pause);
         }
     }
-    last_tick_ = now;
+    last_tick_ = {};
 
     std::vector<std::pair<SessionId, Status>> lost;
     bool watching = false;
     for (auto& [id, session] : sessions_) {
         if (session.state != Session::State::ready) {
+            watching = true;
             if (now - session.opened_at >= options_.hello_timeout) {
                 lost.emplace_back(
                     id,
@@ -249,12 +268,16 @@ void Sessions::tick(Instant now) {
             }
         } else if (session.busy > 0) {
             watching = true;
-            if (now - session.heard_at >= options_.peer_timeout) {
+            const Instant patience_ends = session.heard_at + options_.peer_timeout;
+            if (now >= patience_ends) {
                 lost.emplace_back(
                     id, Status(Code::peer_lost,
                                "no sign of life from " + session.address + " for " +
                                    std::to_string(to_seconds(now - session.heard_at)) + " s"));
-            } else if (now - session.pinged_at >= options_.ping_interval) {
+                continue;
+            }
+            actions_.wake_at(patience_ends);
+            if (now - session.pinged_at >= options_.ping_interval) {
                 session.pinged_at = now;
                 actions_.send(id, Ping{static_cast<std::uint64_t>(id.value)});
             }
@@ -263,11 +286,7 @@ void Sessions::tick(Instant now) {
     for (const auto& [id, reason] : lost) {
         if (Session* session = find(id)) fail(*session, reason);
     }
-    if (watching) {
-        actions_.wake_at(now + options_.ping_interval);
-    } else {
-        last_tick_ = Instant{};
-    }
+    if (watching) watch();
 }
 
 }  // namespace mc

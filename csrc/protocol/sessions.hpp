@@ -33,14 +33,25 @@ struct Session {
     Instant heard_at;  // any sign of life
     Instant pinged_at;
     unsigned busy = 0;  // transfers that wait for the peer: while > 0 it is pinged
-    std::unordered_set<GrantId>
-        open_grants;  // RECVs and READs of ours without an end: at most the peer's credits
-    std::deque<Message> waiting_grants;  // RECVs and READs that wait for credit
-    std::uint32_t peer_grants_open =
-        0;  // RECVs and READs of the peer without an end: at most our credits
-    std::uint32_t peer_writes_open = 0;                             // likewise for WRITEs
-    std::unordered_map<PlanId, Plan> plans;                         // the peer's, by PLAN
-    std::unordered_map<PlanId, std::shared_ptr<const Walk>> walks;  // of our pools, by those plans
+
+    // Ours at the peer, without an end: at most the peer's credits of each kind. The rest waits.
+    std::unordered_set<GrantId> open_grants;  // RECVs and READs
+    std::deque<Message> waiting_grants;
+    std::unordered_set<TransferId> open_writes;
+    std::deque<TransferId> waiting_writes;
+
+    // The peer's here, without an end: at most our credits of each kind.
+    std::unordered_set<GrantId> peer_grants;  // RECVs and READs
+    std::unordered_set<GrantId> peer_writes;
+    std::size_t peer_parked_ranges = 0;  // of RECVs whose tag nobody has announced
+
+    // How the peer's pools take from ours, as it announced.
+    struct PeerPlan {
+        std::string pool;
+        std::shared_ptr<const Walk> walk;
+    };
+    std::unordered_map<PlanId, PeerPlan> peer_plans;
+    std::size_t peer_plan_pairs = 0;
     std::uint64_t next_plan = 1;
 
     [[nodiscard]] const Pool* pool(const std::string& name) const;
@@ -83,6 +94,7 @@ class Sessions {
   private:
     Session& create(const std::string& address, bool outgoing);
     void receive_hello(Session& session, const Hello& hello);
+    void watch();  // from now on ticks come, and gaps between them count
 
     Actions& actions_;
     const ProtocolOptions& options_;
@@ -91,7 +103,7 @@ class Sessions {
     std::unordered_map<SessionId, Session> sessions_;
     std::unordered_map<std::string, SessionId> by_address_;  // outgoing
     std::uint64_t next_id_ = 1;
-    Instant last_tick_{};
+    Instant last_tick_{};  // zero while there is nobody to watch
 };
 
 }  // namespace mc

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "protocol/network.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace mc::simulation {
+
+Duration Network::draw(const Delay& delay) {
+    return Duration(
+        static_cast<Duration::rep>(pick(random, static_cast<std::uint64_t>(delay.least.count()),
+                                        static_cast<std::uint64_t>(delay.most.count()))));
+}
+
+void Network::at(Instant when, std::function<void()> event) {
+    events_.emplace(std::pair(std::max(when, now_), next_event_++), std::move(event));
+}
+
+void Network::run_for(Duration duration) {
+    const Instant end = now_ + duration;
+    while (!events_.empty() && events_.begin()->first.first <= end) {
+        const auto next = events_.extract(events_.begin());
+        now_ = next.key().first;
+        next.mapped()();
+    }
+    now_ = end;
+}
+
+std::shared_ptr<Connection> Network::connect(const std::string& address) {
+    const auto listener = listeners_.find(address);
+    if (listener == listeners_.end()) return nullptr;
+    auto connection = std::make_shared<Connection>(*this);
+    listener->second(connection);
+    return connection;
+}
+
+void Connection::carry(Side from, unsigned channel, std::function<void(End)> arrival) {
+    Instant& latest = latest_.at(from)[channel];
+    latest = std::max(latest, network_.now() + network_.draw(network_.wire));
+    network_.at(latest,
+                [self = shared_from_this(), to = other(from), arrival = std::move(arrival)] {
+                    if (!self->lost_ && !self->closed_.at(to)) arrival(self->ends_.at(to));
+                });
+}
+
+void Connection::send(Side from, const Message& message) {
+    Bytes frame;
+    encode(message, frame);
+    carry(from, kControl, [frame = std::move(frame)](const End& end) {
+        const auto length = frame_length(frame);
+        ASSERT_TRUE(length.ok() && *length && **length + 4 == frame.size());
+        const auto decoded = decode(std::span(frame).subspan(4));
+        ASSERT_TRUE(decoded.ok()) << decoded.status().to_string();
+        ASSERT_TRUE(decoded->has_value());
+        end.message(**decoded);
+    });
+}
+
+void Connection::push(Side from, unsigned lane, Batch batch) {
+    carry(from, lane, [batch = std::move(batch)](const End& end) { end.batch(batch); });
+}
+
+void Connection::end_lane(Side from, unsigned lane, GrantId grant, std::uint32_t epoch) {
+    carry(from, lane, [grant, epoch](const End& end) { end.lane_ended(grant, epoch); });
+}
+
+void Connection::close(Side from) {
+    if (closed_.at(from)) return;
+    closed_.at(from) = true;
+    carry(from, kControl, [](const End& end) { end.closed(); });
+}
+
+}  // namespace mc::simulation

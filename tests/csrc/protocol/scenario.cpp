@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "protocol/scenario.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <span>
+
+namespace mc::simulation {
+
+namespace {
+
+constexpr std::string_view kRows = "aux";
+
+std::size_t pages_for(const Memory& memory, std::uint32_t tokens) {
+    return (std::size_t{tokens} + memory.pool().page_size - 1) / memory.pool().page_size;
+}
+
+// Pages of `memory` for places [begin, end) of a page table.
+std::vector<std::int32_t> take(Memory& memory, std::size_t begin, std::size_t end,
+                               const std::set<std::size_t>& null_pages) {
+    std::vector<std::int32_t> pages;
+    for (std::size_t i = begin; i < end; ++i) {
+        pages.push_back(null_pages.contains(i) ? memory.pool().null_page.value()
+                                               : memory.take(1).front());
+    }
+    return pages;
+}
+
+}  // namespace
+
+Sending::Sending(const std::shared_ptr<Node>& node, const std::string& tag, Duration patience)
+    : node_(node), tag_(tag) {
+    id_ = node->open_send(tag, patience, [state = state_, self = node.get()](const Status& ended) {
+        state->outcome = ended;
+        self->memory().give_back(state->pages);
+        if (!state->rows.empty()) self->memory("aux").give_back(state->rows);
+    });
+}
+
+void Sending::append(std::uint32_t tokens) {
+    const auto node = node_.lock();
+    if (!node || outcome()) return;
+    Memory& memory = node->memory();
+    std::vector<std::int32_t>& pages = state_->pages;
+    const std::size_t present = pages.size();
+    const auto added =
+        take(memory, present, std::max(present, pages_for(memory, tokens)), null_pages);
+    memory.fill(tag_, added, static_cast<std::uint32_t>(present * memory.pool().page_size));
+    pages.insert(pages.end(), added.begin(), added.end());
+    node->exchange().senders().append(id_, memory.pool(), added, 0);
+}
+
+void Sending::mark_ready(std::uint32_t tokens) {
+    if (const auto node = node_.lock()) node->exchange().senders().mark_ready(id_, tokens);
+}
+
+void Sending::rewind(std::uint32_t tokens, const Delay& delay) {
+    const auto node = node_.lock();
+    if (!node || outcome()) return;
+    const std::uint32_t epoch = node->take_back(id_);
+    Memory& memory = node->memory();
+    const std::size_t kept = std::min(state_->pages.size(), pages_for(memory, tokens));
+    memory.give_back(std::span(state_->pages).subspan(kept));
+    state_->pages.resize(kept);
+    const auto tell = [weak = node_, id = id_, tokens, epoch] {
+        const auto alive = weak.lock();
+        if (!alive) return;
+        alive->run([self = alive.get(), id, tokens, epoch] {
+            self->exchange().senders().rewind(id, tokens, epoch);
+        });
+    };
+    if (delay.most == Duration::zero()) {
+        tell();
+    } else {
+        node->network.after(delay, tell);
+    }
+}
+
+void Sending::finish(std::uint32_t rows) {
+    const auto node = node_.lock();
+    if (!node || outcome()) return;
+    if (rows > 0) {
+        Memory& memory = node->memory(std::string(kRows));
+        state_->rows = memory.take(rows);
+        memory.fill(tag_, state_->rows, 0);
+        node->exchange().senders().append_final(id_, memory.pool(), state_->rows, 0);
+    }
+    node->exchange().senders().finish(id_);
+}
+
+void Sending::abort(const std::string& reason) {
+    if (const auto node = node_.lock())
+        node->exchange().senders().abort(id_, Status(Code::aborted, reason));
+}
+
+Receiving::Receiving(const std::shared_ptr<Node>& node, const Wish& wish) : node_(node) {
+    RecvRequest request;
+    request.tag = wish.tag;
+    request.request = wish.request != 0 ? wish.request : node->network.random() | 1;
+    request.receiver_index = wish.index;
+    request.receiver_count = wish.count;
+    request.senders = wish.senders;
+    request.deadline = wish.deadline;
+    const auto add = [&](Memory& memory, std::vector<std::int32_t>& pages, TokenRange tokens,
+                         const std::set<std::size_t>& null_pages) {
+        const Pool& pool = memory.pool();
+        const std::size_t first = tokens.first / pool.page_size;
+        pages = take(memory, first, pages_for(memory, tokens.end), null_pages);
+        auto table = std::make_shared<PageTable>(pool.page_size, pool.page_count, pool.null_page,
+                                                 tokens.first);
+        ASSERT_TRUE(table->append(pages).ok());
+        auto wanted = table->present(tokens);
+        request.parts.push_back({pool.name, std::move(table), std::move(wanted)});
+    };
+    if (wish.tokens > 0) {
+        add(node->memory(), state_->pages, {wish.first_token, wish.tokens}, wish.null_pages);
+    }
+    if (wish.rows > 0) add(node->memory("aux"), state_->rows, {0, wish.rows}, {});
+    const auto parts = request.parts;
+    id_ = node->open_recv(
+        std::move(request), [=, state = state_, self = node.get()](const Status& ended) {
+            state->outcome = ended;
+            for (const RecvPages& part : parts) {
+                Memory& memory = self->memory(part.pool);
+                if (ended.ok()) {
+                    for (const TokenRange tokens : part.wanted) {
+                        EXPECT_EQ(memory.wrong_bytes(wish.tag, part.pages->pages(),
+                                                     part.pages->tokens().first, tokens),
+                                  0U)
+                            << "wrong bytes in \"" << part.pool << "\" of a recv that ended well";
+                    }
+                }
+                memory.give_back(part.pages->pages());
+            }
+        });
+}
+
+Receiving Receiving::release(const std::shared_ptr<Node>& node, Wish wish) {
+    wish.tokens = wish.rows = 0;
+    return {node, wish};
+}
+
+void Receiving::cancel() {
+    if (const auto node = node_.lock())
+        node->exchange().receivers().cancel(id_,
+                                            Status(Code::aborted, "cancelled by the receiver"));
+}
+
+}  // namespace mc::simulation
