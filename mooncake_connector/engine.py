@@ -305,7 +305,7 @@ class Engine:
         self,
         sender: str | Sequence[str],
         tag: bytes,
-        parts: Sequence[Part],
+        parts: Sequence[Part | WindowedPart],
         *,
         tokens: int,
         first_token: int = 0,
@@ -322,7 +322,8 @@ class Engine:
             tag: the send's.
             parts: (pool, page_ids): int32 pages of this engine for the tokens [first_token, tokens);
                 the first page is the one that holds first_token. Pages equal to the pool's null page
-                are left out. No parts (and tokens=0) releases the send.
+                are left out. No parts (and tokens=0) releases the send. A part whose tokens are
+                wanted from a later one on (a sliding window) says so: (pool, page_ids, first_token).
             tokens: number of the first token that is not wanted.
             first_token: number of the first token that is.
             rows: (pool, page_ids): rows that come at the end of the send.
@@ -338,7 +339,7 @@ class Engine:
         handle = self._native.recv(
             addresses,
             tag,
-            [(pool.name, _pages(ids), 0) for pool, ids in parts],
+            [(part[0].name, _pages(part[1]), *(part[2:] or (0,))) for part in parts],
             first_token,
             tokens,
             [(pool.name, _pages(ids), 0) for pool, ids in rows],

@@ -94,9 +94,14 @@ def layer_specs(spec: KVCacheSpec) -> dict[str, KVCacheSpec]:
     return dict(per_layer) if per_layer else {"": spec}
 
 
-def is_windowed(spec: KVCacheSpec) -> bool:
-    """Whether pages of a group are given back while its request still runs."""
-    return any(type(one).__name__ in _WINDOWED_SPECS for one in layer_specs(spec).values())
+def window_of(spec: KVCacheSpec) -> int | None:
+    """How many tokens a group's sliding window holds; None if no page is ever given back early."""
+    windows = [
+        one.sliding_window
+        for one in layer_specs(spec).values()
+        if type(one).__name__ in _WINDOWED_SPECS
+    ]
+    return max(windows, default=None)
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import itertools
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from mooncake_connector.config import ConnectorConfig
 from mooncake_connector.errors import ConfigError, MooncakeConnectorError
+from mooncake_connector.vllm.compat import window_of
 from mooncake_connector.vllm.identity import tag_of
 from mooncake_connector.vllm.metadata import Load, Part, Release, StepMetadata
 from mooncake_connector.vllm.resolver import Resolver, outcome
@@ -55,10 +56,9 @@ class DecodeLedger:
     """Follows the requests that carry ``do_remote_prefill``."""
 
     def __init__(self, cache: KVCacheConfig, config: ConnectorConfig) -> None:
-        self._page_size = {
-            number: cache.kv_cache_groups[number].kv_cache_spec.block_size
-            for number in cache.transfer_group_ids
-        }
+        specs = {n: cache.kv_cache_groups[n].kv_cache_spec for n in cache.transfer_group_ids}
+        self._page_size = {number: spec.block_size for number, spec in specs.items()}
+        self._window = {number: window_of(spec) for number, spec in specs.items()}
         self._resolver = Resolver(config)
         # A random start, because several decode servers ask the same prefill server.
         self._numbers = itertools.count(secrets.randbits(62))
@@ -108,20 +108,18 @@ class DecodeLedger:
             self._releasing.append(fetch)
             return
         fetch.tokens = fetch.first_token + external
-        tables = blocks.get_block_ids()
-        fetch.parts = [
-            Part(
-                group,
-                np.asarray(
-                    tables[group][fetch.first_token // size : -(-fetch.tokens // size)],
-                    dtype=np.int32,
-                ),
-                fetch.first_token,
-            )
-            for group, size in self._page_size.items()
-        ]
+        fetch.parts = list(self._parts(fetch, blocks.get_block_ids()))
         fetch.stage = _Stage.LOOKING_UP
         self._looking_up[request.request_id] = fetch
+
+    def _parts(self, fetch: _Fetch, tables: tuple[list[int], ...]) -> Iterator[Part]:
+        """The pages to fill. P has only the window of the token that D computes next."""
+        for group, size in self._page_size.items():
+            first = fetch.first_token
+            if (window := self._window[group]) is not None:
+                first = max(first, fetch.tokens - window + 1)
+            pages = tables[group][first // size : -(-fetch.tokens // size)]
+            yield Part(group, np.asarray(pages, dtype=np.int32), first)
 
     def write(self, step: StepMetadata) -> None:
         """Adds this step's orders. Costs nothing while all requests are being fetched."""

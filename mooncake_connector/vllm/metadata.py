@@ -27,7 +27,7 @@ class Part:
     Attributes:
         group: the KV cache group's number.
         pages: page ids, in token order.
-        first_token: a token on ``pages[0]``, the first of it unless a load starts later.
+        first_token: the first token that is meant, which lies on ``pages[0]``.
     """
 
     group: int

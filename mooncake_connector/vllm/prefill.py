@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mooncake_connector.vllm.compat import is_windowed
+from mooncake_connector.vllm.compat import window_of
 from mooncake_connector.vllm.identity import mint_transfer_id, tag_of
 from mooncake_connector.vllm.metadata import Opening, Part, StepMetadata
 
@@ -41,7 +41,7 @@ class PrefillLedger:
     def __init__(self, cache: KVCacheConfig, bootstrap: str, engine_id: str) -> None:
         groups = {number: cache.kv_cache_groups[number] for number in cache.transfer_group_ids}
         self._page_size = {n: group.kv_cache_spec.block_size for n, group in groups.items()}
-        self._windowed = [n for n, group in groups.items() if is_windowed(group.kv_cache_spec)]
+        self._windowed = [n for n, group in groups.items() if window_of(group.kv_cache_spec)]
         self._paged = [n for n in groups if n not in self._windowed]
         self._answer = {
             "do_remote_prefill": True,

@@ -149,7 +149,10 @@ class ConnectorWorker:
             transfer = self._engine.recv(
                 load.addresses,
                 load.tag,
-                [(self._pools[part.group], part.pages) for part in load.parts],
+                [
+                    (self._pools[part.group], part.pages, self._granule_of(part.first_token))
+                    for part in load.parts
+                ],
                 tokens=self._whole_granules(load.tokens),
                 first_token=load.first_token,
                 deadline=self._config.load_timeout,
@@ -190,7 +193,7 @@ class ConnectorWorker:
             ready = (
                 self._whole_granules(tokens)
                 if tokens == outgoing.tokens
-                else tokens - tokens % self._granule
+                else self._granule_of(tokens)
             )
             if ready > outgoing.ready and not outgoing.ended:
                 outgoing.ready = ready
@@ -211,6 +214,10 @@ class ConnectorWorker:
         outgoing.closed = True
         self._report_sent(outgoing)
         return outgoing
+
+    def _granule_of(self, token: int) -> int:
+        """The first token of the granule in which a token lies."""
+        return token - token % self._granule
 
     def _whole_granules(self, tokens: int) -> int:
         return -(-tokens // self._granule) * self._granule

@@ -66,6 +66,8 @@ class FullAttentionSpec:
 class SlidingWindowSpec:
     """Named as vLLM's."""
 
+    sliding_window = 256
+
 
 class MambaSpec:
     """Named as vLLM's."""
@@ -108,5 +110,6 @@ def test_all_reasons_are_named_at_once() -> None:
 
 
 def test_windows_are_recognised() -> None:
-    assert compat.is_windowed(SlidingWindowSpec())  # type: ignore[arg-type]
-    assert not compat.is_windowed(UniformTypeKVCacheSpecs(FullAttentionSpec()))  # type: ignore[arg-type]
+    uniform = UniformTypeKVCacheSpecs(FullAttentionSpec(), FullAttentionSpec())
+    assert compat.window_of(SlidingWindowSpec()) == 256  # type: ignore[arg-type]
+    assert compat.window_of(uniform) is None  # type: ignore[arg-type]

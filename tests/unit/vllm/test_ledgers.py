@@ -27,6 +27,7 @@ class FullAttentionSpec:
 
 class SlidingWindowSpec:
     block_size = PAGE
+    sliding_window = 24
 
 
 Status = enum.Enum("Status", "FINISHED_LENGTH_CAPPED FINISHED_STOPPED FINISHED_ABORTED")
@@ -254,8 +255,11 @@ class TestDecode:
         tables = ([1, 2, 3, 4], [0, 0, 8, 9])
         load = decode.allocate(request, tables, external=43, local=16).loads["r"]
         assert (load.first_token, load.tokens, load.addresses) == (16, 59, ["p:1", "p:2"])
-        assert [part.pages.tolist() for part in load.parts] == [[2, 3, 4], [0, 8, 9]]
-        assert load.parts[0].pages.dtype == np.int32
+        full, window = load.parts
+        assert (full.pages.tolist(), full.first_token) == ([2, 3, 4], 16)
+        # The last token, 59, sees the tokens from 36 on.
+        assert (window.pages.tolist(), window.first_token) == ([8, 9], 36)
+        assert full.pages.dtype == np.int32
 
     def test_it_is_fetched_once(self) -> None:
         """vLLM allocates again after the fetch, after a failure and after a preemption."""

@@ -174,7 +174,7 @@ def test_a_fetch_asks_for_whole_granules(worker: ConnectorWorker) -> None:
     recv = loading(worker)
     addresses, tag, parts = recv.arguments
     assert (addresses, tag) == (["p:1", "p:2"], b"tag")
-    assert [(pool, ids.tolist()) for pool, ids in parts] == [("pool 1", [4, 5])]
+    assert [(pool, ids.tolist(), first) for pool, ids, first in parts] == [("pool 1", [4, 5], 64)]
     assert (recv.options["first_token"], recv.options["tokens"]) == (64, 128)
     assert recv.options["request"] == 9
     assert (recv.options["receiver_index"], recv.options["receiver_count"]) == (1, 2)
