@@ -35,7 +35,7 @@ class Pages {
 
   private:
     template <typename Visit>
-    void walk(Visit visit) const;
+    void walk(std::uint64_t offset, std::uint64_t length, Visit visit) const;
 
     std::vector<std::uint8_t> memory_;
     std::shared_ptr<const Slice> slice_;

@@ -44,7 +44,7 @@ class Rig {
 
     // Why the receiver's path failed, once it has.
     bool wait_for_failure(Status& reason);
-    std::size_t failures() const { return failures_.size(); }
+    std::size_t failures();
 
   private:
     void start_pull(const Piece& piece);
@@ -61,6 +61,7 @@ class Rig {
     std::unique_ptr<Path> path_;
 
     std::set<std::pair<GrantId, std::uint32_t>> unsettled_;
+    std::size_t expected_ends_ = 0;
     std::vector<std::optional<JobResult>> pulls_;
     std::vector<Status> failures_;
 };
