@@ -33,7 +33,8 @@ static_assert(sizeof(Span) == 3 * sizeof(std::uint64_t), "a row of a span array 
 // A failure becomes the exception of mooncake_connector.errors that bears its code's name.
 [[noreturn]] void raise(const Status& failure) {
     const std::string code(to_string(failure.code()));
-    const nb::object kind = nb::module_::import_("mooncake_connector.errors").attr("exception_for")(code.c_str());
+    const nb::object kind =
+        nb::module_::import_("mooncake_connector.errors").attr("exception_for")(code.c_str());
     PyErr_SetString(kind.ptr(), failure.message().c_str());
     throw nb::python_error();
 }
@@ -53,8 +54,9 @@ T attribute(nb::handle object, const char* name) {
     T value;
     if (!nb::try_cast(object.attr(name), value)) {
         const nb::object type = object.type().attr("__name__");
-        raise({Code::invalid_argument, nb::cast<std::string>(type) + "." + name + " is not valid: " +
-                                           nb::cast<std::string>(nb::repr(object.attr(name)))});
+        raise({Code::invalid_argument,
+               nb::cast<std::string>(type) + "." + name +
+                   " is not valid: " + nb::cast<std::string>(nb::repr(object.attr(name)))});
     }
     return value;
 }
@@ -95,7 +97,8 @@ Pool to_pool(nb::handle object) {
 
 void require_host(const Pool& pool) {
     if (pool.memory.type == MemoryKind::Type::host) return;
-    raise({Code::unsupported, "pool '" + pool.name + "' lies on CUDA device " + std::to_string(pool.memory.device) +
+    raise({Code::unsupported, "pool '" + pool.name + "' lies on CUDA device " +
+                                  std::to_string(pool.memory.device) +
                                   "; this function reads and writes host memory only"});
 }
 
@@ -114,7 +117,8 @@ PageTable to_table(const Pool& pool, const PageArray& pages, std::uint32_t start
 // Arrays of another type are refused: converting page ids could change them.
 PageArray page_array(const nb::handle& object) {
     PageArray pages;
-    if (!nb::try_cast(object, pages, false)) throw nb::type_error("page ids must be a C-contiguous int32 array");
+    if (!nb::try_cast(object, pages, false))
+        throw nb::type_error("page ids must be a C-contiguous int32 array");
     return pages;
 }
 
@@ -123,19 +127,24 @@ nb::object to_array(std::vector<Span> rows) {
     auto owned = std::make_unique<std::vector<Span>>(std::move(rows));
     auto* const data = reinterpret_cast<std::uint64_t*>(owned->data());
     const std::size_t count = owned->size();
-    const nb::capsule owner(owned.release(), [](void* vector) noexcept { delete static_cast<std::vector<Span>*>(vector); });
-    return nb::cast(nb::ndarray<nb::numpy, std::uint64_t, nb::shape<-1, 3>>(data, {count, 3}, owner));
+    const nb::capsule owner(owned.release(), [](void* vector) noexcept {
+        delete static_cast<std::vector<Span>*>(vector);
+    });
+    return nb::cast(
+        nb::ndarray<nb::numpy, std::uint64_t, nb::shape<-1, 3>>(data, {count, 3}, owner));
 }
 
 // Calls visit(spans) with portions of what one sender's plan yields.
 template <typename Visit>
 Status for_each_span(const Pool& source, const PageTable& source_pages, const Pool& destination,
-                     const PageTable& destination_pages, const Match& match, TokenRange tokens, Visit visit) {
+                     const PageTable& destination_pages, const Match& match, TokenRange tokens,
+                     Visit visit) {
     const auto from = Walk::make(source, match, Side::source);
     if (!from) return from.status();
     const auto to = Walk::make(destination, match, Side::destination);
     if (!to) return to.status();
-    for (const TokenRange range : intersect(source_pages.present(tokens), destination_pages.present(tokens))) {
+    for (const TokenRange range :
+         intersect(source_pages.present(tokens), destination_pages.present(tokens))) {
         const auto read = Slice::make(*from, source_pages, range);
         if (!read) return read.status();
         const auto written = Slice::make(*to, destination_pages, range);
@@ -154,9 +163,9 @@ Status for_each_span(const Pool& source, const PageTable& source_pages, const Po
 // What `plan` and `count_spans` do with each sender's spans: collect(span portion) as they come,
 // then result() with the GIL held.
 template <typename Collector>
-nb::list plan_with(const nb::sequence& sources, const nb::handle& destination, const PageArray& destination_pages,
-                   TokenPair tokens, std::uint32_t source_start, std::uint32_t destination_start,
-                   std::uint32_t receiver_index) {
+nb::list plan_with(const nb::sequence& sources, const nb::handle& destination,
+                   const PageArray& destination_pages, TokenPair tokens, std::uint32_t source_start,
+                   std::uint32_t destination_start, std::uint32_t receiver_index) {
     std::vector<Pool> pools;
     std::vector<PageTable> tables;
     for (const nb::handle source : sources) {
@@ -175,9 +184,10 @@ nb::list plan_with(const nb::sequence& sources, const nb::handle& destination, c
             Status outcome;
             {
                 const nb::gil_scoped_release release;
-                outcome = for_each_span(pools[i], tables[i], wanted, wanted_pages, matches[i],
-                                        {tokens.first, tokens.second},
-                                        [&](std::span<const Span> spans) { collector.collect(spans); });
+                outcome =
+                    for_each_span(pools[i], tables[i], wanted, wanted_pages, matches[i],
+                                  {tokens.first, tokens.second},
+                                  [&](std::span<const Span> spans) { collector.collect(spans); });
             }
             check(outcome);
         }
@@ -188,7 +198,9 @@ nb::list plan_with(const nb::sequence& sources, const nb::handle& destination, c
 
 class SpanCollector {
   public:
-    void collect(std::span<const Span> spans) { spans_.insert(spans_.end(), spans.begin(), spans.end()); }
+    void collect(std::span<const Span> spans) {
+        spans_.insert(spans_.end(), spans.begin(), spans.end());
+    }
     nb::object result() { return to_array(std::move(spans_)); }
 
   private:
@@ -225,7 +237,8 @@ void for_each_segment(const Slice& slice, Cursor cursor, Visit visit) {
     }
 }
 
-nb::object gather(const nb::handle& pool, const PageArray& pages, const std::optional<TokenPair>& tokens) {
+nb::object gather(const nb::handle& pool, const PageArray& pages,
+                  const std::optional<TokenPair>& tokens) {
     const auto slice = to_slice(pool, pages, tokens);
     const std::size_t bytes = slice->bytes();
     auto buffer = std::make_unique_for_overwrite<std::uint8_t[]>(bytes);
@@ -238,7 +251,8 @@ nb::object gather(const nb::handle& pool, const PageArray& pages, const std::opt
         });
     }
     std::uint8_t* const data = buffer.release();
-    const nb::capsule owner(data, [](void* array) noexcept { delete[] static_cast<std::uint8_t*>(array); });
+    const nb::capsule owner(
+        data, [](void* array) noexcept { delete[] static_cast<std::uint8_t*>(array); });
     return nb::cast(nb::ndarray<nb::numpy, std::uint8_t, nb::shape<-1>>(data, {bytes}, owner));
 }
 
@@ -246,8 +260,9 @@ void scatter(const nb::handle& pool, const PageArray& pages, const ByteArray& da
              const std::optional<TokenPair>& tokens) {
     const auto slice = to_slice(pool, pages, tokens);
     if (data.size() != slice->bytes()) {
-        raise({Code::invalid_argument, "the pages take " + std::to_string(slice->bytes()) + " bytes, but " +
-                                           std::to_string(data.size()) + " were given"});
+        raise({Code::invalid_argument, "the pages take " + std::to_string(slice->bytes()) +
+                                           " bytes, but " + std::to_string(data.size()) +
+                                           " were given"});
     }
     const nb::gil_scoped_release release;
     const std::uint8_t* from = data.data();
@@ -257,7 +272,8 @@ void scatter(const nb::handle& pool, const PageArray& pages, const ByteArray& da
     });
 }
 
-std::uint64_t digest_pages(const nb::handle& pool, const PageArray& pages, const std::optional<TokenPair>& tokens) {
+std::uint64_t digest_pages(const nb::handle& pool, const PageArray& pages,
+                           const std::optional<TokenPair>& tokens) {
     const auto slice = to_slice(pool, pages, tokens);
     const nb::gil_scoped_release release;
     return digest(Cursor(slice, 0, slice->bytes()));
@@ -267,8 +283,8 @@ void copy(const SpanArray& spans) {
     const nb::gil_scoped_release release;
     const std::span<const Span> rows(reinterpret_cast<const Span*>(spans.data()), spans.shape(0));
     for (const Span& span : rows) {
-        std::memcpy(reinterpret_cast<void*>(span.destination), reinterpret_cast<const void*>(span.source),
-                    span.length);
+        std::memcpy(reinterpret_cast<void*>(span.destination),
+                    reinterpret_cast<const void*>(span.source), span.length);
     }
 }
 
@@ -277,13 +293,15 @@ void copy(const SpanArray& spans) {
 
 NB_MODULE(_layout, m) {
     const auto define_plan = [&m](const char* name, auto function) {
-        m.def(name, function, "sources"_a, "destination"_a, "destination_pages"_a.noconvert(), nb::kw_only(),
-              "tokens"_a, "source_start"_a = 0, "destination_start"_a = 0, "receiver_index"_a = 0);
+        m.def(name, function, "sources"_a, "destination"_a, "destination_pages"_a.noconvert(),
+              nb::kw_only(), "tokens"_a, "source_start"_a = 0, "destination_start"_a = 0,
+              "receiver_index"_a = 0);
     };
     define_plan("plan", &mc::plan_with<mc::SpanCollector>);
     define_plan("count_spans", &mc::plan_with<mc::SpanCounter>);
     m.def("gather", &mc::gather, "pool"_a, "pages"_a.noconvert(), "tokens"_a = nb::none());
-    m.def("scatter", &mc::scatter, "pool"_a, "pages"_a.noconvert(), "data"_a.noconvert(), "tokens"_a = nb::none());
+    m.def("scatter", &mc::scatter, "pool"_a, "pages"_a.noconvert(), "data"_a.noconvert(),
+          "tokens"_a = nb::none());
     m.def("digest", &mc::digest_pages, "pool"_a, "pages"_a.noconvert(), "tokens"_a = nb::none());
     m.def("copy", &mc::copy, "spans"_a.noconvert());
 }

@@ -5,9 +5,9 @@
 
 namespace mc {
 
-// Where segments are put. A piece that continues the last segment makes it longer, and needs no room.
-// Small enough for registers: loops work on a copy, because a segment that is written could, as far
-// as the compiler knows, be a member of the cursor.
+// Where segments are put. A piece that continues the last segment makes it longer, and needs no
+// room. Small enough for registers: loops work on a copy, because a segment that is written could,
+// as far as the compiler knows, be a member of the cursor.
 class Cursor::Output {
   public:
     explicit Output(std::span<Segment> out) : out_(out) {}
@@ -24,7 +24,8 @@ class Cursor::Output {
         return true;
     }
     // Puts pieces that do not touch each other nor the last one, as many as there is room for.
-    std::uint64_t put_row(std::uint64_t address, std::uint64_t stride, std::uint64_t length, std::uint64_t count) {
+    std::uint64_t put_row(std::uint64_t address, std::uint64_t stride, std::uint64_t length,
+                          std::uint64_t count) {
         const std::uint64_t fitting = std::min<std::uint64_t>(count, out_.size() - size_);
         if (fitting == 0) return 0;
         Segment* const front = out_.data() + size_;
@@ -96,8 +97,9 @@ void Cursor::seek(std::uint64_t offset) {
 
     const Nest& nest = slice_->nest(roots[root_].shape, section_);
     const auto runs = slice_->runs().subspan(0, sections[section_].end_run).subspan(run_);
-    const auto later = std::upper_bound(runs.begin(), runs.end(), offset / nest.page_bytes,
-                                        [](std::uint64_t page, const PageRun& run) { return page < run.before; });
+    const auto later =
+        std::upper_bound(runs.begin(), runs.end(), offset / nest.page_bytes,
+                         [](std::uint64_t page, const PageRun& run) { return page < run.before; });
     run_ += static_cast<std::size_t>(later - runs.begin()) - 1;
     enter_run();
     offset -= slice_->runs()[run_].before * nest.page_bytes;
@@ -122,7 +124,8 @@ void Cursor::enter_section() {
     const Slice::Section& section = slice_->sections()[section_];
     page_stride_ = shape.page_stride;
     origin_ = root.base + section.token_in_page * shape.token_stride;
-    for (std::size_t i = 0; i < shape.around.size; ++i) origin_ += step(shape.around.loops[i], around_[i]);
+    for (std::size_t i = 0; i < shape.around.size; ++i)
+        origin_ += step(shape.around.loops[i], around_[i]);
     run_ = section.first_run;
 }
 
@@ -164,8 +167,8 @@ bool Cursor::emit_list(Output& out) {
 
 // Puts pieces of the innermost loop, from `index` to `end`. False if there is no room for all; then
 // `index` is the first that was not put.
-bool Cursor::emit_row(const Loop& loop, std::uint64_t piece_bytes, std::uint64_t address, std::uint64_t end,
-                      std::uint64_t& index, Output& out) {
+bool Cursor::emit_row(const Loop& loop, std::uint64_t piece_bytes, std::uint64_t address,
+                      std::uint64_t end, std::uint64_t& index, Output& out) {
     while (index < end && remaining_ > 0) {
         const std::uint64_t length = std::min(piece_bytes - skip_, remaining_);
         if (!out.put(address + step(loop, index) + skip_, length)) return false;
@@ -177,7 +180,8 @@ bool Cursor::emit_row(const Loop& loop, std::uint64_t piece_bytes, std::uint64_t
         // does it take a division to see how far.
         std::uint64_t whole = end - index;
         if (whole * piece_bytes > remaining_) whole = remaining_ / piece_bytes;
-        const std::uint64_t put = out.put_row(address + index * loop.stride, loop.stride, piece_bytes, whole);
+        const std::uint64_t put =
+            out.put_row(address + index * loop.stride, loop.stride, piece_bytes, whole);
         index += put;
         remaining_ -= put * piece_bytes;
         if (put < whole) return false;
@@ -205,7 +209,8 @@ bool Cursor::emit_runs(const Nest& nest, Output& out) {
         const std::uint64_t pages = runs[run].pages;
         const std::uint64_t piece_bytes = nest_bytes * (WholeRuns ? pages : 1);
         const std::uint64_t steps = WholeRuns ? 1 : loop.count * pages;
-        std::uint64_t address = origin + runs[run].first_page * page_stride + index * loop.stride + skip;
+        std::uint64_t address =
+            origin + runs[run].first_page * page_stride + index * loop.stride + skip;
         do {
             const std::uint64_t length = std::min(piece_bytes - skip, remaining);
             room = local.put(address, length);
@@ -231,7 +236,8 @@ bool Cursor::emit_run(const Nest& nest, Output& out) {
     const std::size_t last = nest.loops.size - 1;
     const Loop loop = nest.loops.loops[last];
     do {
-        if (!emit_row(loop, nest.piece_bytes, address_[last], loop.count, index_[last], out)) return false;
+        if (!emit_row(loop, nest.piece_bytes, address_[last], loop.count, index_[last], out))
+            return false;
     } while (remaining_ > 0 && advance_row(nest));
     return true;
 }

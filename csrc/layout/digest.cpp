@@ -54,7 +54,8 @@ std::uint64_t Digest::value() const {
     Lanes lanes = lanes_;
     if (filled_ > 0) {
         auto padded = partial_;
-        std::fill(padded.begin() + static_cast<std::ptrdiff_t>(filled_), padded.end(), std::byte{0});
+        std::fill(padded.begin() + static_cast<std::ptrdiff_t>(filled_), padded.end(),
+                  std::byte{0});
         mix(lanes, padded.data(), 1);
     }
     std::uint64_t value = mix_word(kFactor, bytes_);

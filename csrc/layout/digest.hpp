@@ -17,9 +17,9 @@ namespace mc {
 //     product = (lane xor word) * kFactor, 128 bits wide
 //     lane    = lower half of product xor upper half of product
 // The upper half is what carries a word's highest bits into all others; with the lower one alone,
-// two flipped bits could cancel. Lane i starts as kFactor * (i + 1), modulo 2^64. The sequence is padded
-// with zero bytes to whole groups of eight words; then the byte count and the eight lanes are
-// folded, in this order, by the same step into one value that starts at kFactor.
+// two flipped bits could cancel. Lane i starts as kFactor * (i + 1), modulo 2^64. The sequence is
+// padded with zero bytes to whole groups of eight words; then the byte count and the eight lanes
+// are folded, in this order, by the same step into one value that starts at kFactor.
 class Digest {
   public:
     static constexpr std::uint64_t kFactor = 0x9e3779b97f4a7c15;  // odd; 2^64 over the golden ratio

@@ -26,7 +26,8 @@ struct Order {
 
     bool operator==(const Order&) const = default;
 };
-Status validate(const Order& order);  // each axis once, token after block, block_tokens in [1, kMaxPageSize]
+Status validate(
+    const Order& order);  // each axis once, token after block, block_tokens in [1, kMaxPageSize]
 std::string to_string(const Order& order);  // e.g. "LBHN, blocks of 16 tokens"
 
 // One source plane paired with one destination plane: `heads` heads and `elements` elements of each
@@ -53,8 +54,8 @@ struct Match {
 };
 
 // Pairs `destination` with the pools of all senders of one recv (TP and PP ranks): planes by
-// (layer, kind), heads by intersection; `kv` against split `k`/`v` becomes two pairs. Pairs stand in
-// the order of their addresses at the destination.
+// (layer, kind), heads by intersection; `kv` against split `k`/`v` becomes two pairs. Pairs stand
+// in the order of their addresses at the destination.
 //
 // Where several senders hold the same (layer, head) exactly one is chosen, by a rule that depends
 // only on the arguments: what the same senders hold is cut into equal shares of consecutive layers,
@@ -63,25 +64,27 @@ struct Match {
 // Returns one Match for each source; a Match may be empty (that sender is only released). It fails
 // with layout_mismatch and a readable difference when dtype, element bytes, head dimension or
 // fingerprint differ, or when some (layer, head) of the destination is held by no source.
-Result<std::vector<Match>> match_pools(std::span<const Pool* const> sources, const Pool& destination,
-                                       std::uint32_t receiver_index = 0);
+Result<std::vector<Match>> match_pools(std::span<const Pool* const> sources,
+                                       const Pool& destination, std::uint32_t receiver_index = 0);
 
 // The order in which two pools exchange the pairs of `match` (its order is ignored) in the fewest
 // pieces. All orders are tried, with the largest block that crosses pages on neither side; compared
-// is, one after the other: the shorter of both sides' mean segments if pages are scattered (it bounds
-// the spans), the longer one (it is gathered or scattered by one side alone), and then both for
-// runs of consecutive pages. Among equals the first in alphabet L, B, H, N wins.
+// is, one after the other: the shorter of both sides' mean segments if pages are scattered (it
+// bounds the spans), the longer one (it is gathered or scattered by one side alone), and then both
+// for runs of consecutive pages. Among equals the first in alphabet L, B, H, N wins.
 Order choose_order(const Pool& source, const Pool& destination, const Match& match);
 
-// Pairs a pool with itself in an order that no layout changes, for digests and flat copies: layers in
-// ascending order, of each K before V (of `kv` too), then tokens, heads, elements. The pool must be valid.
+// Pairs a pool with itself in an order that no layout changes, for digests and flat copies: layers
+// in ascending order, of each K before V (of `kv` too), then tokens, heads, elements. The pool must
+// be valid.
 Match canonical_match(const Pool& pool);
 
 // Whether two pools could ever exchange pages; what the handshake reports. Coverage is not checked.
 Status check_compatible(const Pool& source, const Pool& destination);
 
 // Checks a Match that a peer sent against this engine's own pool (the source or destination side):
-// every index and range, the byte count, and the three rules above as far as this side can see them.
+// every index and range, the byte count, and the three rules above as far as this side can see
+// them.
 enum class Side : std::uint8_t { source, destination };
 Status validate(const Match& match, const Pool& pool, Side side);
 

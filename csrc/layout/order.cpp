@@ -14,7 +14,8 @@ namespace {
 constexpr std::uint32_t kRunPages = 64;
 
 std::size_t position(const Order& order, Axis axis) {
-    return static_cast<std::size_t>(std::find(order.axes.begin(), order.axes.end(), axis) - order.axes.begin());
+    return static_cast<std::size_t>(std::find(order.axes.begin(), order.axes.end(), axis) -
+                                    order.axes.begin());
 }
 
 // Larger is better.
@@ -22,7 +23,8 @@ using Score = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint6
 
 Score score(const Walk& source, const Walk& destination) {
     const auto scattered = std::minmax({source.segment_bytes(1), destination.segment_bytes(1)});
-    const auto in_runs = std::minmax({source.segment_bytes(kRunPages), destination.segment_bytes(kRunPages)});
+    const auto in_runs =
+        std::minmax({source.segment_bytes(kRunPages), destination.segment_bytes(kRunPages)});
     return {scattered.first, scattered.second, in_runs.first, in_runs.second};
 }
 
@@ -35,11 +37,13 @@ Status validate(const Order& order) {
         return {Code::invalid_argument, "a canonical order must name each axis once"};
     }
     if (position(order, Axis::token) < position(order, Axis::block)) {
-        return {Code::invalid_argument, "a canonical order must have the token axis inside the block axis"};
+        return {Code::invalid_argument,
+                "a canonical order must have the token axis inside the block axis"};
     }
     if (order.block_tokens == 0 || order.block_tokens > kMaxPageSize) {
-        return {Code::invalid_argument, "a canonical order has blocks of " + std::to_string(order.block_tokens) +
-                                            " tokens; it must be 1 to " + std::to_string(kMaxPageSize)};
+        return {Code::invalid_argument,
+                "a canonical order has blocks of " + std::to_string(order.block_tokens) +
+                    " tokens; it must be 1 to " + std::to_string(kMaxPageSize)};
     }
     return {};
 }
@@ -48,7 +52,8 @@ std::string to_string(const Order& order) {
     static constexpr char kLetters[] = "LBHN";
     std::string text;
     for (const Axis axis : order.axes) text.push_back(kLetters[static_cast<std::size_t>(axis) & 3]);
-    return text + ", blocks of " + std::to_string(order.block_tokens) + (order.block_tokens == 1 ? " token" : " tokens");
+    return text + ", blocks of " + std::to_string(order.block_tokens) +
+           (order.block_tokens == 1 ? " token" : " tokens");
 }
 
 Order choose_order(const Pool& source, const Pool& destination, const Match& match) {
@@ -61,10 +66,11 @@ Order choose_order(const Pool& source, const Pool& destination, const Match& mat
         const std::size_t block = position(candidate.order, Axis::block);
         const std::size_t token = position(candidate.order, Axis::token);
         if (token < block) continue;
-        // With nothing between them, the size of a block makes no difference; and with blocks of one
-        // token it makes none what is between them.
+        // With nothing between them, the size of a block makes no difference; and with blocks of
+        // one token it makes none what is between them.
         const bool adjacent = token == block + 1;
-        candidate.order.block_tokens = adjacent ? 1 : std::gcd(source.page_size, destination.page_size);
+        candidate.order.block_tokens =
+            adjacent ? 1 : std::gcd(source.page_size, destination.page_size);
         if (!adjacent && candidate.order.block_tokens == 1) continue;
         const auto from = Walk::make(source, candidate, Side::source);
         const auto to = Walk::make(destination, candidate, Side::destination);

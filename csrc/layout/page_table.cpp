@@ -13,7 +13,8 @@ bool starts_run(std::span<const std::int32_t> pages, std::size_t i) {
 }
 
 // Both loops are free of branches that depend on the pages: the first is vectorised, so that a
-// contiguous request costs next to nothing, and the second does not stumble over runs of uneven length.
+// contiguous request costs next to nothing, and the second does not stumble over runs of uneven
+// length.
 void find_runs(std::span<const std::int32_t> pages, std::vector<PageRun>& out) {
     std::uint32_t starts = 0;
     for (std::size_t i = 1; i < pages.size(); ++i) starts += starts_run(pages, i) ? 1 : 0;
@@ -37,8 +38,8 @@ void find_runs(std::span<const std::int32_t> pages, std::vector<PageRun>& out) {
 
 }  // namespace
 
-PageTable::PageTable(std::uint32_t page_size, std::uint32_t page_count, std::optional<std::int32_t> null_page,
-                     std::uint32_t first_token)
+PageTable::PageTable(std::uint32_t page_size, std::uint32_t page_count,
+                     std::optional<std::int32_t> null_page, std::uint32_t first_token)
     : page_size_(page_size),
       page_count_(page_count),
       null_page_(null_page),
@@ -47,8 +48,8 @@ PageTable::PageTable(std::uint32_t page_size, std::uint32_t page_count, std::opt
 Status PageTable::append(std::span<const std::int32_t> pages) {
     const std::uint64_t tokens = (std::uint64_t{pages_.size()} + pages.size()) * page_size_;
     if (tokens > std::numeric_limits<std::uint32_t>::max() - first_token_) {
-        return {Code::invalid_argument, std::to_string(pages_.size() + pages.size()) + " pages of " +
-                                            std::to_string(page_size_) +
+        return {Code::invalid_argument, std::to_string(pages_.size() + pages.size()) +
+                                            " pages of " + std::to_string(page_size_) +
                                             " tokens: token numbers do not fit 32 bits"};
     }
     std::uint32_t largest = 0;  // a negative id becomes one larger than any page count
@@ -57,17 +58,17 @@ Status PageTable::append(std::span<const std::int32_t> pages) {
     }
     if (largest >= page_count_) {
         return {Code::invalid_argument,
-                "page " + std::to_string(static_cast<std::int32_t>(largest)) + " is out of range: the pool has pages 0 to " +
-                    std::to_string(page_count_ - 1)};
+                "page " + std::to_string(static_cast<std::int32_t>(largest)) +
+                    " is out of range: the pool has pages 0 to " + std::to_string(page_count_ - 1)};
     }
     pages_.insert(pages_.end(), pages.begin(), pages.end());
     return {};
 }
 
 void PageTable::truncate(std::uint32_t token) {
-    const std::uint64_t kept = token <= first_token_
-                                   ? 0
-                                   : (std::uint64_t{token} - first_token_ + page_size_ - 1) / page_size_;
+    const std::uint64_t kept =
+        token <= first_token_ ? 0
+                              : (std::uint64_t{token} - first_token_ + page_size_ - 1) / page_size_;
     if (kept < pages_.size()) pages_.resize(kept);
 }
 
@@ -79,7 +80,8 @@ std::vector<TokenRange> PageTable::present(TokenRange range) const {
     const TokenRange all = tokens();
     range = {std::max(range.first, all.first), std::min(range.end, all.end)};
     if (range.empty()) return {};
-    if (!null_page_) return {range};
+    const auto null_at = null_page_ ? std::find(pages_.begin(), pages_.end(), *null_page_) : pages_.end();
+    if (null_at == pages_.end()) return {range};
     std::vector<TokenRange> ranges;
     std::uint32_t first = range.first;
     while (first < range.end) {
@@ -107,11 +109,12 @@ Status PageTable::append_runs(TokenRange range, std::vector<PageRun>& out) const
     if (range.empty()) return {};
     const TokenRange all = tokens();
     if (range.first < all.first || range.end > all.end) {
-        return {Code::invalid_argument, "tokens " + std::to_string(range.first) + " to " +
-                                            std::to_string(range.end - 1) + " were asked for, but pages exist for " +
-                                            (all.empty() ? std::string("none")
-                                                         : std::to_string(all.first) + " to " +
-                                                               std::to_string(all.end - 1))};
+        return {
+            Code::invalid_argument,
+            "tokens " + std::to_string(range.first) + " to " + std::to_string(range.end - 1) +
+                " were asked for, but pages exist for " +
+                (all.empty() ? std::string("none")
+                             : std::to_string(all.first) + " to " + std::to_string(all.end - 1))};
     }
     const std::uint32_t first = (range.first - first_token_) / page_size_;
     const std::uint32_t last = (range.end - 1 - first_token_) / page_size_;
@@ -121,7 +124,8 @@ Status PageTable::append_runs(TokenRange range, std::vector<PageRun>& out) const
         if (null != pages.end()) {
             const auto page = static_cast<std::uint32_t>(null - pages.begin()) + first;
             return {Code::invalid_argument,
-                    "token " + std::to_string(std::max(range.first, first_token_ + page * page_size_)) +
+                    "token " +
+                        std::to_string(std::max(range.first, first_token_ + page * page_size_)) +
                         " lies on the null page: nothing is stored for it"};
         }
     }
@@ -129,7 +133,8 @@ Status PageTable::append_runs(TokenRange range, std::vector<PageRun>& out) const
     return {};
 }
 
-std::vector<TokenRange> intersect(std::span<const TokenRange> left, std::span<const TokenRange> right) {
+std::vector<TokenRange> intersect(std::span<const TokenRange> left,
+                                  std::span<const TokenRange> right) {
     std::vector<TokenRange> common;
     while (!left.empty() && !right.empty()) {
         const TokenRange both{std::max(left.front().first, right.front().first),

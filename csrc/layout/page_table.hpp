@@ -24,7 +24,7 @@ struct TokenRange {
 struct PageRun {
     std::uint32_t first_page = 0;  // page id
     std::uint32_t pages = 0;
-    std::uint32_t before = 0;      // pages of the same range in front of this run
+    std::uint32_t before = 0;  // pages of the same range in front of this run
 
     bool operator==(const PageRun&) const = default;
 };
@@ -33,8 +33,8 @@ struct PageRun {
 class PageTable {
   public:
     // The first page holds token `first_token`, which must be a multiple of `page_size`.
-    PageTable(std::uint32_t page_size, std::uint32_t page_count, std::optional<std::int32_t> null_page,
-              std::uint32_t first_token = 0);
+    PageTable(std::uint32_t page_size, std::uint32_t page_count,
+              std::optional<std::int32_t> null_page, std::uint32_t first_token = 0);
 
     // Adds pages behind the present ones; fails, adding none, if an id is neither the null page nor
     // in [0, page_count), or if token numbers would not fit 32 bits.
@@ -46,7 +46,9 @@ class PageTable {
     [[nodiscard]] std::uint32_t page_count() const { return page_count_; }
     [[nodiscard]] std::span<const std::int32_t> pages() const { return pages_; }
     [[nodiscard]] TokenRange tokens() const;  // that have a page here, null pages included
-    [[nodiscard]] bool is_null(std::int32_t page) const { return null_page_ && page == *null_page_; }
+    [[nodiscard]] bool is_null(std::int32_t page) const {
+        return null_page_ && page == *null_page_;
+    }
 
     // The parts of `range` that lie on pages that exist and are not null, in order.
     [[nodiscard]] std::vector<TokenRange> present(TokenRange range) const;
@@ -64,7 +66,8 @@ class PageTable {
 };
 
 // The parts of `left` that `right` holds too; both sorted and disjoint, as is the result.
-std::vector<TokenRange> intersect(std::span<const TokenRange> left, std::span<const TokenRange> right);
+std::vector<TokenRange> intersect(std::span<const TokenRange> left,
+                                  std::span<const TokenRange> right);
 std::uint64_t count_tokens(std::span<const TokenRange> ranges);
 
 }  // namespace mc

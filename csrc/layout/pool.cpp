@@ -11,10 +11,6 @@ namespace {
 
 constexpr std::array<std::string_view, 6> kKindNames{"k", "v", "kv", "mla", "state", "aux"};
 
-std::string describe(const Plane& plane) {
-    return "layer " + std::to_string(plane.layer) + " (" + std::string(to_string(plane.kind)) + ")";
-}
-
 Status invalid(const Pool& pool, const std::string& what) {
     return {Code::invalid_argument, "pool '" + pool.name + "': " + what};
 }
@@ -32,14 +28,16 @@ Result<std::uint64_t> extent(const Pool& pool, const Plane& plane) {
                                    {plane.head_stride, plane.heads, "head"},
                                    {plane.token_stride, pool.page_size, "token"},
                                    {plane.page_stride, pool.page_count, "page"}}};
-    std::stable_sort(strides.begin(), strides.end(),
-                     [](const Stride& left, const Stride& right) { return left.bytes < right.bytes; });
+    std::stable_sort(strides.begin(), strides.end(), [](const Stride& left, const Stride& right) {
+        return left.bytes < right.bytes;
+    });
     std::uint64_t bytes = plane.element_bytes;
     for (const Stride& stride : strides) {
         if (stride.count == 1) continue;  // its stride is never used
         if (stride.bytes < bytes) {
-            return invalid(pool, describe(plane) + ": a " + std::string(stride.axis) + " stride of " +
-                                     std::to_string(stride.bytes) + " bytes makes elements overlap; at least " +
+            return invalid(pool, describe(plane) + ": a " + std::string(stride.axis) +
+                                     " stride of " + std::to_string(stride.bytes) +
+                                     " bytes makes elements overlap; at least " +
                                      std::to_string(bytes) + " are needed");
         }
         std::uint64_t steps = 0;
@@ -52,11 +50,13 @@ Result<std::uint64_t> extent(const Pool& pool, const Plane& plane) {
 }
 
 Status validate(const Pool& pool, const Plane& plane) {
-    if (static_cast<std::size_t>(plane.kind) >= kKindNames.size()) return invalid(pool, "a plane has no known kind");
+    if (static_cast<std::size_t>(plane.kind) >= kKindNames.size())
+        return invalid(pool, "a plane has no known kind");
     if (plane.dtype.empty()) return invalid(pool, describe(plane) + ": the dtype is missing");
     if (plane.base == 0) return invalid(pool, describe(plane) + ": the address is zero");
     if (plane.element_bytes == 0 || plane.heads == 0 || plane.elements == 0) {
-        return invalid(pool, describe(plane) + ": element bytes, heads and elements must not be zero");
+        return invalid(pool,
+                       describe(plane) + ": element bytes, heads and elements must not be zero");
     }
     if (plane.heads > std::numeric_limits<std::uint32_t>::max() - plane.first_head) {
         return invalid(pool, describe(plane) + ": head numbers do not fit 32 bits");
@@ -75,6 +75,10 @@ Status validate(const Pool& pool, const Plane& plane) {
 
 }  // namespace
 
+std::string describe(const Plane& plane) {
+    return "layer " + std::to_string(plane.layer) + " (" + std::string(to_string(plane.kind)) + ")";
+}
+
 std::string_view to_string(PlaneKind kind) {
     const auto index = static_cast<std::size_t>(kind);
     return index < kKindNames.size() ? kKindNames[index] : "unknown";
@@ -89,16 +93,16 @@ std::optional<PlaneKind> plane_kind(std::string_view name) {
 Status validate(const Pool& pool) {
     if (pool.name.empty()) return invalid(pool, "the name is missing");
     if (pool.page_size == 0 || pool.page_size > kMaxPageSize) {
-        return invalid(pool, "the page size is " + std::to_string(pool.page_size) + " tokens; it must be 1 to " +
-                                 std::to_string(kMaxPageSize));
+        return invalid(pool, "the page size is " + std::to_string(pool.page_size) +
+                                 " tokens; it must be 1 to " + std::to_string(kMaxPageSize));
     }
     if (pool.page_count == 0 || pool.page_count > std::numeric_limits<std::int32_t>::max()) {
         return invalid(pool, "the page count is " + std::to_string(pool.page_count) +
                                  "; it must be 1 to 2147483647, because page ids are int32");
     }
     if (pool.planes.empty() || pool.planes.size() > kMaxPlanes) {
-        return invalid(pool, "it has " + std::to_string(pool.planes.size()) + " planes; it must have 1 to " +
-                                 std::to_string(kMaxPlanes));
+        return invalid(pool, "it has " + std::to_string(pool.planes.size()) +
+                                 " planes; it must have 1 to " + std::to_string(kMaxPlanes));
     }
     std::vector<const Plane*> sorted;
     sorted.reserve(pool.planes.size());
@@ -115,8 +119,8 @@ Status validate(const Pool& pool) {
         const Plane& plane = *sorted[i];
         if (previous.layer == plane.layer && previous.kind == plane.kind &&
             plane.first_head < previous.first_head + previous.heads) {
-            return invalid(pool, "two planes hold head " + std::to_string(plane.first_head) + " of " +
-                                     describe(plane));
+            return invalid(pool, "two planes hold head " + std::to_string(plane.first_head) +
+                                     " of " + describe(plane));
         }
     }
     return {};

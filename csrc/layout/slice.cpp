@@ -9,7 +9,8 @@ namespace mc {
 namespace {
 
 std::uint32_t round_up(std::uint32_t value, std::uint32_t unit, std::uint32_t most) {
-    return static_cast<std::uint32_t>(std::min<std::uint64_t>(most, (std::uint64_t{value} + unit - 1) / unit * unit));
+    return static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(most, (std::uint64_t{value} + unit - 1) / unit * unit));
 }
 
 }  // namespace
@@ -22,18 +23,20 @@ Status validate(std::span<const Segment> segments) {
                                                 " bytes wraps around the end of the address space"};
         }
         if (__builtin_add_overflow(bytes, segment.length, &bytes)) {
-            return {Code::invalid_argument, "the lengths of the segments add up to more than 64 bits can count"};
+            return {Code::invalid_argument,
+                    "the lengths of the segments add up to more than 64 bits can count"};
         }
     }
     return {};
 }
 
-Result<std::shared_ptr<const Slice>> Slice::make(std::shared_ptr<const Walk> walk, const PageTable& pages,
-                                                 TokenRange tokens) {
+Result<std::shared_ptr<const Slice>> Slice::make(std::shared_ptr<const Walk> walk,
+                                                 const PageTable& pages, TokenRange tokens) {
     if (pages.page_size() != walk->page_size() || pages.page_count() != walk->page_count()) {
         return Status(Code::invalid_argument,
                       "a page table for " + std::to_string(pages.page_count()) + " pages of " +
-                          std::to_string(pages.page_size()) + " tokens does not belong to a pool with " +
+                          std::to_string(pages.page_size()) +
+                          " tokens does not belong to a pool with " +
                           std::to_string(walk->page_count()) + " pages of " +
                           std::to_string(walk->page_size()) + " tokens");
     }
@@ -41,7 +44,8 @@ Result<std::shared_ptr<const Slice>> Slice::make(std::shared_ptr<const Walk> wal
     slice->walk_ = std::move(walk);
     if (tokens.empty()) return std::shared_ptr<const Slice>(std::move(slice));
     slice->tokens_ = tokens.count();
-    if (__builtin_mul_overflow(slice->walk_->token_bytes(), std::uint64_t{slice->tokens_}, &slice->bytes_)) {
+    if (__builtin_mul_overflow(slice->walk_->token_bytes(), std::uint64_t{slice->tokens_},
+                               &slice->bytes_)) {
         return Status(Code::invalid_argument, std::to_string(slice->tokens_) + " tokens of " +
                                                   std::to_string(slice->walk_->token_bytes()) +
                                                   " bytes: the total does not fit 64 bits");
@@ -52,7 +56,8 @@ Result<std::shared_ptr<const Slice>> Slice::make(std::shared_ptr<const Walk> wal
     const std::uint32_t last_block = tokens.end - tokens.end % block;
     const std::uint32_t last_page = tokens.end - tokens.end % page;
     std::uint32_t at = tokens.first;
-    const auto add_until = [&](std::uint32_t end, std::uint32_t blocks, std::uint32_t block_tokens) -> Status {
+    const auto add_until = [&](std::uint32_t end, std::uint32_t blocks,
+                               std::uint32_t block_tokens) -> Status {
         if (end <= at) return {};
         const TokenRange part{at, end};
         at = end;
@@ -67,14 +72,15 @@ Result<std::shared_ptr<const Slice>> Slice::make(std::shared_ptr<const Walk> wal
         MC_RETURN_IF_ERROR(add_until(end, end > at ? (end - at) / block : 0, block));
     }
     if (at % page == 0) MC_RETURN_IF_ERROR(add_until(last_page, page / block, block));
-    MC_RETURN_IF_ERROR(add_until(last_block, last_block > at ? (last_block - at) / block : 0, block));
+    MC_RETURN_IF_ERROR(
+        add_until(last_block, last_block > at ? (last_block - at) / block : 0, block));
     MC_RETURN_IF_ERROR(add_until(tokens.end, 1, tokens.end - at));
     slice->add_nests();
     return std::shared_ptr<const Slice>(std::move(slice));
 }
 
-Status Slice::add_section(const PageTable& pages, TokenRange tokens, std::uint32_t first, std::uint32_t blocks,
-                          std::uint32_t block_tokens) {
+Status Slice::add_section(const PageTable& pages, TokenRange tokens, std::uint32_t first,
+                          std::uint32_t blocks, std::uint32_t block_tokens) {
     const auto first_run = static_cast<std::uint32_t>(runs_.size());
     MC_RETURN_IF_ERROR(pages.append_runs(tokens, runs_));
     sections_[section_count_++] = {.first_run = first_run,
@@ -92,7 +98,8 @@ void Slice::add_nests() {
     std::vector<std::uint64_t> pieces(shapes.size());
     for (std::size_t i = 0; i < shapes.size(); ++i) {
         for (const Section& section : sections()) {
-            const Nest& nest = nests_.emplace_back(walk_->nest(shapes[i], section.blocks, section.block_tokens));
+            const Nest& nest =
+                nests_.emplace_back(walk_->nest(shapes[i], section.blocks, section.block_tokens));
             const PageRun& last = runs_[section.end_run - 1];
             pieces[i] += nest.loops.size == 0 ? section.end_run - section.first_run
                                               : nest.pieces(last.before + last.pages);

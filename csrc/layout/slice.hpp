@@ -23,7 +23,8 @@ struct Segment {
 
     bool operator==(const Segment&) const = default;
 };
-// Checks that no segment wraps around the address space and that the sum of the lengths fits 64 bits.
+// Checks that no segment wraps around the address space and that the sum of the lengths fits 64
+// bits.
 Status validate(std::span<const Segment> segments);
 
 // The bytes of a token range of one side, in canonical order: an immutable value that Cursors walk.
@@ -38,27 +39,29 @@ class Slice {
     static std::shared_ptr<const Slice> from_segments(std::vector<Segment> segments);
 
     [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
-    // Number of segments from which a mean can be judged: exact for lists, an estimate from runs else
-    // (segments that touch where two planes or two runs meet count twice).
+    // Number of segments from which a mean can be judged: exact for lists, an estimate from runs
+    // else (segments that touch where two planes or two runs meet count twice).
     [[nodiscard]] std::uint64_t estimated_segments() const { return estimated_segments_; }
 
     // For Cursor. A section is a stretch of tokens that fills the same part of each of its pages. A
-    // slice has up to five: the rest of a block, the rest of a page, whole pages, whole blocks of the
-    // last page, the start of a block. Only the third can have more than one page.
+    // slice has up to five: the rest of a block, the rest of a page, whole pages, whole blocks of
+    // the last page, the start of a block. Only the third can have more than one page.
     struct Section {
         std::uint32_t first_run = 0;
         std::uint32_t end_run = 0;
-        std::uint32_t token_in_page = 0;   // the first one
-        std::uint32_t tokens_before = 0;   // of the slice, in front of this section
-        std::uint32_t blocks = 0;          // of each page
-        std::uint32_t block_tokens = 0;    // of each block
+        std::uint32_t token_in_page = 0;  // the first one
+        std::uint32_t tokens_before = 0;  // of the slice, in front of this section
+        std::uint32_t blocks = 0;         // of each page
+        std::uint32_t block_tokens = 0;   // of each block
     };
     static constexpr std::size_t kMaxSections = 5;
 
     [[nodiscard]] const Walk* walk() const { return walk_.get(); }  // null for a list
     [[nodiscard]] std::uint32_t tokens() const { return tokens_; }
     [[nodiscard]] std::span<const PageRun> runs() const { return runs_; }
-    [[nodiscard]] std::span<const Section> sections() const { return {sections_.data(), section_count_}; }
+    [[nodiscard]] std::span<const Section> sections() const {
+        return {sections_.data(), section_count_};
+    }
     [[nodiscard]] const Nest& nest(std::uint32_t shape, std::uint32_t section) const {
         return nests_[shape * section_count_ + section];
     }
@@ -68,8 +71,8 @@ class Slice {
 
   private:
     Slice() = default;
-    Status add_section(const PageTable& pages, TokenRange tokens, std::uint32_t first, std::uint32_t blocks,
-                       std::uint32_t block_tokens);
+    Status add_section(const PageTable& pages, TokenRange tokens, std::uint32_t first,
+                       std::uint32_t blocks, std::uint32_t block_tokens);
     void add_nests();
 
     std::uint64_t bytes_ = 0;
@@ -119,8 +122,8 @@ class Cursor {
     template <bool WholeRuns>
     bool emit_runs(const Nest& nest, Output& out);
     bool emit_run(const Nest& nest, Output& out);
-    bool emit_row(const Loop& loop, std::uint64_t piece_bytes, std::uint64_t address, std::uint64_t end,
-                  std::uint64_t& index, Output& out);
+    bool emit_row(const Loop& loop, std::uint64_t piece_bytes, std::uint64_t address,
+                  std::uint64_t end, std::uint64_t& index, Output& out);
 
     std::shared_ptr<const Slice> slice_;
     std::uint64_t remaining_ = 0;
@@ -136,7 +139,8 @@ class Cursor {
     // What follows from the place.
     std::uint64_t origin_ = 0;  // address of page 0's part in this section
     std::uint64_t page_stride_ = 0;
-    std::array<std::uint64_t, Nest::kMaxLoops> address_{};  // with the loops in front of this one applied
+    std::array<std::uint64_t, Nest::kMaxLoops>
+        address_{};  // with the loops in front of this one applied
 };
 
 }  // namespace mc

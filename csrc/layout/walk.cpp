@@ -18,10 +18,12 @@ struct View {
     Loop elements;
     std::uint64_t element_bytes;
 
-    [[nodiscard]] std::uint64_t token_bytes() const { return heads.count * elements.count * element_bytes; }
+    [[nodiscard]] std::uint64_t token_bytes() const {
+        return heads.count * elements.count * element_bytes;
+    }
     [[nodiscard]] auto shape_key() const {
-        return std::tuple(page_stride, token_stride, heads.count, heads.stride, elements.count, elements.stride,
-                          element_bytes);
+        return std::tuple(page_stride, token_stride, heads.count, heads.stride, elements.count,
+                          elements.stride, element_bytes);
     }
 };
 
@@ -35,7 +37,8 @@ View view_of(const Pool& pool, const PlanePair& pair, Side side) {
             .page_stride = pool.page_count > 1 ? plane.page_stride : 0,
             .token_stride = pool.page_size > 1 ? plane.token_stride : 0,
             .heads = {.count = pair.heads, .stride = pair.heads > 1 ? plane.head_stride : 0},
-            .elements = {.count = pair.elements, .stride = pair.elements > 1 ? plane.element_stride : 0},
+            .elements = {.count = pair.elements,
+                         .stride = pair.elements > 1 ? plane.element_stride : 0},
             .element_bytes = plane.element_bytes};
 }
 
@@ -44,7 +47,8 @@ Loop layer_loop(std::span<const View> views) {
     if (views.size() == 1) return {};
     const std::uint64_t stride = views[1].base - views[0].base;
     for (std::size_t i = 2; i < views.size(); ++i) {
-        if (views[i].base - views[i - 1].base != stride) return {.count = views.size(), .by_table = true};
+        if (views[i].base - views[i - 1].base != stride)
+            return {.count = views.size(), .by_table = true};
     }
     return {.count = views.size(), .stride = stride};
 }
@@ -144,7 +148,8 @@ Result<std::shared_ptr<const Walk>> Walk::make(const Pool& pool, const Match& ma
     MC_RETURN_IF_ERROR(mc::validate(pool));
     MC_RETURN_IF_ERROR(mc::validate(match, pool, side));
     if (match.pairs.empty()) {
-        return Status(Code::invalid_argument, "pool '" + pool.name + "': no plane takes part in this match");
+        return Status(Code::invalid_argument,
+                      "pool '" + pool.name + "': no plane takes part in this match");
     }
     std::vector<View> views;
     views.reserve(match.pairs.size());
@@ -164,7 +169,8 @@ Result<std::shared_ptr<const Walk>> Walk::make(const Pool& pool, const Match& ma
         walk->shapes_.push_back(shape_of(views[0], axes, layers));
         walk->roots_.push_back({.base = views[0].base});
         if (layers.by_table) {
-            for (const View& view : views) walk->layer_offsets_.push_back(view.base - views[0].base);
+            for (const View& view : views)
+                walk->layer_offsets_.push_back(view.base - views[0].base);
         }
         return std::shared_ptr<const Walk>(std::move(walk));
     }
@@ -174,7 +180,8 @@ Result<std::shared_ptr<const Walk>> Walk::make(const Pool& pool, const Match& ma
         const auto [known, added] =
             shapes.try_emplace(view.shape_key(), static_cast<std::uint32_t>(walk->shapes_.size()));
         if (added) walk->shapes_.push_back(shape_of(view, std::span(axes).subspan(1), Loop{}));
-        walk->roots_.push_back({.base = view.base, .bytes_before = bytes_before, .shape = known->second});
+        walk->roots_.push_back(
+            {.base = view.base, .bytes_before = bytes_before, .shape = known->second});
         bytes_before += view.token_bytes();
     }
     return std::shared_ptr<const Walk>(std::move(walk));

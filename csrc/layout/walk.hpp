@@ -14,8 +14,9 @@
 
 namespace mc {
 
-// `count` steps, each `stride` bytes further in memory (modulo 2^64: a step may go down). Over layers
-// whose planes do not lie at equal distances, step i lies Walk::layer_offsets()[i] bytes further.
+// `count` steps, each `stride` bytes further in memory (modulo 2^64: a step may go down). Over
+// layers whose planes do not lie at equal distances, step i lies Walk::layer_offsets()[i] bytes
+// further.
 struct Loop {
     std::uint64_t count = 1;
     std::uint64_t stride = 0;
@@ -51,8 +52,8 @@ struct Nest {
     [[nodiscard]] std::uint64_t pieces(std::uint64_t pages) const;  // in a run of that many pages
 };
 
-// One side of a Match: how to walk this side's planes in canonical order. Made once for each pair of
-// pools and shared by all transfers. Immutable.
+// One side of a Match: how to walk this side's planes in canonical order. Made once for each pair
+// of pools and shared by all transfers. Immutable.
 //
 // The canonical order is taken apart into
 //   roots        the layers, when they are the outermost axis (else there is one root),
@@ -68,7 +69,7 @@ class Walk {
         std::uint64_t page_stride = 0;
         std::uint64_t token_stride = 0;
         std::uint64_t element_bytes = 0;
-        std::uint64_t token_bytes = 0;    // of one token in one step of the innermost `around` loop
+        std::uint64_t token_bytes = 0;  // of one token in one step of the innermost `around` loop
         LoopList<2> around{};
         LoopList<2> between{};
         LoopList<3> inside{};
@@ -76,13 +77,14 @@ class Walk {
         bool operator==(const Shape&) const = default;
     };
     struct Root {
-        std::uint64_t base = 0;           // address of page 0, token 0, first head and element
-        std::uint64_t bytes_before = 0;   // of one token, over the roots in front of this one
+        std::uint64_t base = 0;          // address of page 0, token 0, first head and element
+        std::uint64_t bytes_before = 0;  // of one token, over the roots in front of this one
         std::uint32_t shape = 0;
     };
 
     // Fails if the match is empty or does not fit the pool (both are checked with validate).
-    static Result<std::shared_ptr<const Walk>> make(const Pool& pool, const Match& match, Side side);
+    static Result<std::shared_ptr<const Walk>> make(const Pool& pool, const Match& match,
+                                                    Side side);
 
     [[nodiscard]] std::uint64_t token_bytes() const { return token_bytes_; }
     [[nodiscard]] std::uint32_t page_size() const { return page_size_; }

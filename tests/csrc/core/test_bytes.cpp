@@ -24,12 +24,15 @@ Bytes written(Put put) {
 
 TEST(ByteWriter, WritesIntegersInLittleEndian) {
     EXPECT_THAT(written([](ByteWriter& w) { w.put(std::uint8_t{0xab}); }), ElementsAre(0xab));
-    EXPECT_THAT(written([](ByteWriter& w) { w.put(std::uint16_t{0x1234}); }), ElementsAre(0x34, 0x12));
+    EXPECT_THAT(written([](ByteWriter& w) { w.put(std::uint16_t{0x1234}); }),
+                ElementsAre(0x34, 0x12));
     EXPECT_THAT(written([](ByteWriter& w) { w.put(std::uint32_t{0x12345678}); }),
                 ElementsAre(0x78, 0x56, 0x34, 0x12));
-    EXPECT_THAT(written([](ByteWriter& w) { w.put(std::int32_t{-2}); }), ElementsAre(0xfe, 0xff, 0xff, 0xff));
+    EXPECT_THAT(written([](ByteWriter& w) { w.put(std::int32_t{-2}); }),
+                ElementsAre(0xfe, 0xff, 0xff, 0xff));
     EXPECT_THAT(written([](ByteWriter& w) { w.put(Color::blue); }), ElementsAre(2));
-    EXPECT_THAT(written([](ByteWriter& w) { w.put(GrantId{0x0102}); }), ElementsAre(2, 1, 0, 0, 0, 0, 0, 0));
+    EXPECT_THAT(written([](ByteWriter& w) { w.put(GrantId{0x0102}); }),
+                ElementsAre(2, 1, 0, 0, 0, 0, 0, 0));
 }
 
 TEST(ByteWriter, WritesSmallNumbersInFewBytes) {
@@ -52,8 +55,10 @@ TEST(ByteReader, ReadsWhatWasWritten) {
         w.put(Color::green);
         w.put(SessionId{7});
         w.put(token);
-        for (const std::uint64_t value : {std::uint64_t{0}, std::uint64_t{300}, kMax}) w.put_varint(value);
-        for (const std::int64_t value : {kLow, std::int64_t{-1}, std::int64_t{0}, kHigh}) w.put_signed_varint(value);
+        for (const std::uint64_t value : {std::uint64_t{0}, std::uint64_t{300}, kMax})
+            w.put_varint(value);
+        for (const std::int64_t value : {kLow, std::int64_t{-1}, std::int64_t{0}, kHigh})
+            w.put_signed_varint(value);
         w.put_text("name");
         w.put_text("");
         w.put(std::uint8_t{9});
@@ -89,7 +94,8 @@ template <typename Get>
 
 TEST(ByteReader, FailsWhereBytesAreMissing) {
     for (std::size_t count = 0; count < 8; ++count) {
-        EXPECT_TRUE(fails(Bytes(count), [](ByteReader& r) { EXPECT_EQ(r.get<std::uint64_t>(), 0U); }));
+        EXPECT_TRUE(
+            fails(Bytes(count), [](ByteReader& r) { EXPECT_EQ(r.get<std::uint64_t>(), 0U); }));
     }
     EXPECT_TRUE(fails(Bytes(15), [](ByteReader& r) { EXPECT_TRUE(r.get_token().is_zero()); }));
     EXPECT_TRUE(fails({0x80}, [](ByteReader& r) { EXPECT_EQ(r.get_varint(), 0U); }));

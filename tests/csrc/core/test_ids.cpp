@@ -27,8 +27,9 @@ TEST(Token, IsWrittenInHexDigits) {
 TEST(Token, IsReadFromLowerCaseHexDigitsOnly) {
     const std::string good(32, 'a');
     EXPECT_TRUE(Token::from_hex(good).has_value());
-    for (const std::string& bad : {std::string(), std::string(31, 'a'), std::string(33, 'a'), std::string(32, 'A'),
-                                   std::string(32, 'g'), std::string(31, 'a') + ' '}) {
+    for (const std::string& bad :
+         {std::string(), std::string(31, 'a'), std::string(33, 'a'), std::string(32, 'A'),
+          std::string(32, 'g'), std::string(31, 'a') + ' '}) {
         EXPECT_FALSE(Token::from_hex(bad).has_value()) << bad;
     }
 }

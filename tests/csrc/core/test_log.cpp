@@ -34,7 +34,8 @@ TEST(Log, DropsTheOldestLinesWhenNobodyTakesThemAndSaysHowMany) {
     const auto lines = log.take();
     ASSERT_LT(lines.size(), std::size_t{kLines});
     EXPECT_EQ(lines[0].level, LogLevel::warning);
-    EXPECT_THAT(lines[0].text, HasSubstr(std::to_string(kLines - (lines.size() - 1)) + " log lines were dropped"));
+    EXPECT_THAT(lines[0].text,
+                HasSubstr(std::to_string(kLines - (lines.size() - 1)) + " log lines were dropped"));
     EXPECT_EQ(lines.back().text, std::to_string(kLines - 1));
     log.write(LogLevel::info, "next");
     EXPECT_EQ(log.take().size(), 1U) << "reported once";

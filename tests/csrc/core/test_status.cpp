@@ -49,7 +49,8 @@ TEST(Status, ComesFromErrno) {
     EXPECT_EQ(errno_status("process_vm_readv", EPERM).code(), Code::unsupported);
     EXPECT_EQ(errno_status("recv", ETIMEDOUT).code(), Code::timeout);
     EXPECT_EQ(errno_status("what", 4095).code(), Code::internal);
-    EXPECT_THAT(errno_status("bind", EADDRINUSE).message(), HasSubstr("bind: Address already in use"));
+    EXPECT_THAT(errno_status("bind", EADDRINUSE).message(),
+                HasSubstr("bind: Address already in use"));
 }
 
 Result<int> half(int value) {

@@ -20,7 +20,8 @@ constexpr std::uint32_t kTokens = 32768;
 constexpr std::uint32_t kHeadBytes = 256;  // 128 elements of 2 bytes, each of K and V half of it
 
 struct Side {
-    std::string layout;  // L, B, H, N from outermost to innermost; a leading "*": each layer on its own
+    std::string
+        layout;  // L, B, H, N from outermost to innermost; a leading "*": each layer on its own
     std::uint32_t page_size = 16;
     std::uint32_t heads = 8;
 };
@@ -100,7 +101,9 @@ struct Figures {
 Figures measure(const std::shared_ptr<const Walk>& from, const PageTable& from_pages,
                 const std::shared_ptr<const Walk>& to, const PageTable& to_pages) {
     using Clock = std::chrono::steady_clock;
-    const auto us = [](Clock::duration passed) { return std::chrono::duration<double, std::micro>(passed).count(); };
+    const auto us = [](Clock::duration passed) {
+        return std::chrono::duration<double, std::micro>(passed).count();
+    };
     Figures best;
     const auto until = Clock::now() + std::chrono::milliseconds(300);
     for (int round = 0; round < 5 || Clock::now() < until; ++round) {
@@ -108,7 +111,8 @@ Figures measure(const std::shared_ptr<const Walk>& from, const PageTable& from_p
         const auto source = checked(Slice::make(from, from_pages, {0, kTokens}));
         const auto destination = checked(Slice::make(to, to_pages, {0, kTokens}));
         const auto made = Clock::now();
-        CopyPlan plan(Cursor(source, 0, source->bytes()), Cursor(destination, 0, destination->bytes()));
+        CopyPlan plan(Cursor(source, 0, source->bytes()),
+                      Cursor(destination, 0, destination->bytes()));
         std::array<Span, 256> spans;
         std::uint64_t count = 0, sum = 0, got = 0;
         do {
@@ -135,20 +139,23 @@ void run(const char* what, const Side& source, const Side& destination, Pages ki
         if (!pages.append(make_pages(kind, kTokens / pool.page_size))) std::exit(1);
         return pages;
     };
-    const Figures figures = measure(checked(Walk::make(from, match, mc::Side::source)), table(from),
-                                    checked(Walk::make(to, match, mc::Side::destination)), table(to));
-    std::printf("%-34s %-9s %-27s %9llu %11.2f %10.2f %8.2f\n", what, kNames[static_cast<int>(kind)],
-                to_string(match.order).c_str(), static_cast<unsigned long long>(figures.spans),
-                figures.microseconds, figures.make_microseconds,
+    const Figures figures =
+        measure(checked(Walk::make(from, match, mc::Side::source)), table(from),
+                checked(Walk::make(to, match, mc::Side::destination)), table(to));
+    std::printf("%-34s %-9s %-27s %9llu %11.2f %10.2f %8.2f\n", what,
+                kNames[static_cast<int>(kind)], to_string(match.order).c_str(),
+                static_cast<unsigned long long>(figures.spans), figures.microseconds,
+                figures.make_microseconds,
                 figures.microseconds * 1000 / static_cast<double>(figures.spans));
 }
 
 }  // namespace
 
 int main() {
-    std::printf("%u tokens, %u layers, %u bytes a head; best of many runs\n", kTokens, kLayers, kHeadBytes);
-    std::printf("%-34s %-9s %-27s %9s %11s %10s %8s\n", "source -> destination", "pages", "order", "spans", "total us",
-                "slices us", "ns/span");
+    std::printf("%u tokens, %u layers, %u bytes a head; best of many runs\n", kTokens, kLayers,
+                kHeadBytes);
+    std::printf("%-34s %-9s %-27s %9s %11s %10s %8s\n", "source -> destination", "pages", "order",
+                "spans", "total us", "slices us", "ns/span");
     for (const Pages pages : {Pages::in_a_row, Pages::comb, Pages::scattered}) {
         run("LBHNC 16 -> LBHNC 16", {"LBHN"}, {"LBHN"}, pages);
         run("LBNHC 16 -> LBNHC 16", {"LBNH"}, {"LBNH"}, pages);

@@ -30,7 +30,8 @@ OwnedPool make_pool(Random& random, const PoolShape& shape) {
     pool.page_count = shape.page_count;
     pool.null_page = shape.null_page;
     const std::size_t planes = shape.layers.size() * shape.kinds.size();
-    const bool kv = std::find(shape.kinds.begin(), shape.kinds.end(), PlaneKind::kv) != shape.kinds.end();
+    const bool kv =
+        std::find(shape.kinds.begin(), shape.kinds.end(), PlaneKind::kv) != shape.kinds.end();
     const std::uint64_t elements = shape.elements * (kv ? 2 : 1);
     const bool one_storage = pick(random, 0, 1) == 0;
     enum : std::size_t { plane_axis, page_axis, token_axis, head_axis };
@@ -74,7 +75,12 @@ class Enumerator {
   public:
     Enumerator(const Pool& pool, const Match& match, Side side, std::span<const std::int32_t> pages,
                std::uint32_t first_page, TokenRange tokens)
-        : pool_(pool), match_(match), side_(side), pages_(pages), first_page_(first_page), tokens_(tokens) {}
+        : pool_(pool),
+          match_(match),
+          side_(side),
+          pages_(pages),
+          first_page_(first_page),
+          tokens_(tokens) {}
 
     std::vector<std::uint64_t> run() {
         visit(0);
@@ -97,7 +103,8 @@ class Enumerator {
                 for (head_ = 0; head_ < match_.pairs[pair_].heads; ++head_) visit(depth + 1);
                 break;
             case Axis::block:
-                for (block_ = 0; block_ * match_.order.block_tokens < tokens_.end; ++block_) visit(depth + 1);
+                for (block_ = 0; block_ * match_.order.block_tokens < tokens_.end; ++block_)
+                    visit(depth + 1);
                 break;
             case Axis::token:
                 for (std::uint32_t i = 0; i < match_.order.block_tokens; ++i) {
@@ -114,12 +121,14 @@ class Enumerator {
         const Plane& plane = pool_.planes[source ? pair.source_plane : pair.destination_plane];
         const std::uint64_t head = head_ + (source ? pair.source_head : pair.destination_head);
         const std::uint64_t element = source ? pair.source_element : pair.destination_element;
-        const auto page = static_cast<std::uint64_t>(pages_[token_ / pool_.page_size - first_page_]);
+        const auto page =
+            static_cast<std::uint64_t>(pages_[token_ / pool_.page_size - first_page_]);
         for (std::uint32_t i = 0; i < pair.elements; ++i) {
             for (std::uint32_t byte = 0; byte < plane.element_bytes; ++byte) {
                 found_.push_back(plane.base + page * plane.page_stride +
-                                 (token_ % pool_.page_size) * plane.token_stride + head * plane.head_stride +
-                                 (element + i) * plane.element_stride + byte);
+                                 (token_ % pool_.page_size) * plane.token_stride +
+                                 head * plane.head_stride + (element + i) * plane.element_stride +
+                                 byte);
             }
         }
     }
@@ -154,7 +163,8 @@ std::vector<Segment> merge(std::span<const std::uint64_t> addresses) {
     return segments;
 }
 
-std::vector<std::int32_t> random_pages(Random& random, std::uint32_t count, std::uint32_t page_count) {
+std::vector<std::int32_t> random_pages(Random& random, std::uint32_t count,
+                                       std::uint32_t page_count) {
     std::vector<std::int32_t> all(page_count);
     std::iota(all.begin(), all.end(), 0);
     // Shuffles stretches, not single pages: each cut starts a stretch of its own.
@@ -176,7 +186,8 @@ std::vector<Segment> drain(Random& random, Cursor cursor, std::uint32_t most) {
     while (true) {
         std::vector<Segment> portion(pick(random, 1, most));
         const std::size_t count = cursor.next(portion);
-        segments.insert(segments.end(), portion.begin(), portion.begin() + static_cast<std::ptrdiff_t>(count));
+        segments.insert(segments.end(), portion.begin(),
+                        portion.begin() + static_cast<std::ptrdiff_t>(count));
         if (count < portion.size()) return segments;
     }
 }

@@ -34,7 +34,8 @@ struct PoolShape {
     std::vector<std::uint32_t> layers{0};
     std::vector<PlaneKind> kinds{PlaneKind::kv};
     std::uint32_t first_head = 0, heads = 1;
-    std::uint32_t elements = 4;  // of a token in one head and one of K and V; a kv plane has twice as many
+    std::uint32_t elements =
+        4;  // of a token in one head and one of K and V; a kv plane has twice as many
     std::uint32_t element_bytes = 2;
     std::uint32_t page_size = 4, page_count = 8;
     std::optional<std::int32_t> null_page;
@@ -54,7 +55,8 @@ std::vector<std::uint64_t> addresses(const Pool& pool, const Match& match, Side 
 std::vector<Segment> merge(std::span<const std::uint64_t> addresses);
 
 // `count` different pages of `page_count`, in runs of random lengths.
-std::vector<std::int32_t> random_pages(Random& random, std::uint32_t count, std::uint32_t page_count);
+std::vector<std::int32_t> random_pages(Random& random, std::uint32_t count,
+                                       std::uint32_t page_count);
 
 // All that is left in a cursor, fetched in portions of random size (at most `most`).
 std::vector<Segment> drain(Random& random, Cursor cursor, std::uint32_t most = 9);

@@ -7,7 +7,9 @@
 
 namespace mc {
 
-void PrintTo(const Segment& segment, std::ostream* out) { *out << segment.address << "+" << segment.length; }
+void PrintTo(const Segment& segment, std::ostream* out) {
+    *out << segment.address << "+" << segment.length;
+}
 
 namespace {
 
@@ -61,11 +63,13 @@ Case make_case(Random& random) {
         pair.elements = alike ? elements : pick(random, 1, pool.planes[0].elements);
         pair.source_plane = pair.destination_plane = i;
         pair.source_head = pair.destination_head = pick(random, 0, shape.heads - pair.heads);
-        pair.source_element = pair.destination_element = pick(random, 0, pool.planes[0].elements - pair.elements);
+        pair.source_element = pair.destination_element =
+            pick(random, 0, pool.planes[0].elements - pair.elements);
         made.match.pairs.push_back(pair);
         made.match.token_bytes += pair.heads * pair.elements * shape.element_bytes;
     }
-    if (pick(random, 0, 3) == 0) std::shuffle(made.match.pairs.begin(), made.match.pairs.end(), random);
+    if (pick(random, 0, 3) == 0)
+        std::shuffle(made.match.pairs.begin(), made.match.pairs.end(), random);
 
     made.pages = random_pages(random, pick(random, 1, shape.page_count), shape.page_count);
     made.first_page = pick(random, 0, 3);
@@ -80,7 +84,8 @@ std::shared_ptr<const Slice> slice_of(const Case& made, Side side) {
     const Pool& pool = made.owned.pool;
     auto walk = Walk::make(pool, made.match, side);
     EXPECT_TRUE(walk.ok()) << walk.status().to_string();
-    PageTable table(pool.page_size, pool.page_count, pool.null_page, made.first_page * pool.page_size);
+    PageTable table(pool.page_size, pool.page_count, pool.null_page,
+                    made.first_page * pool.page_size);
     EXPECT_TRUE(table.append(made.pages).ok());
     auto slice = Slice::make(*walk, table, made.tokens);
     EXPECT_TRUE(slice.ok()) << slice.status().to_string();
@@ -97,7 +102,8 @@ TEST(Cursor, YieldsExactlyTheMaximallyMergedCanonicalBytes) {
             addresses(made.owned.pool, made.match, side, made.pages, made.first_page, made.tokens);
         const auto slice = slice_of(made, side);
         ASSERT_EQ(slice->bytes(), expected.size());
-        ASSERT_EQ(drain(random, Cursor(slice, 0, slice->bytes())), merge(expected)) << to_string(made.match.order);
+        ASSERT_EQ(drain(random, Cursor(slice, 0, slice->bytes())), merge(expected))
+            << to_string(made.match.order);
     }
 }
 
@@ -106,8 +112,8 @@ TEST(Cursor, StartsAndEndsAnywhere) {
         SCOPED_TRACE("seed " + std::to_string(seed));
         Random random(seed);
         const Case made = make_case(random);
-        const auto expected =
-            addresses(made.owned.pool, made.match, Side::source, made.pages, made.first_page, made.tokens);
+        const auto expected = addresses(made.owned.pool, made.match, Side::source, made.pages,
+                                        made.first_page, made.tokens);
         const auto slice = slice_of(made, Side::source);
         const auto bytes = static_cast<std::uint32_t>(expected.size());
         for (int i = 0; i < 8; ++i) {
@@ -145,7 +151,8 @@ TEST(Cursor, CutsOffWhatLiesBehindTheSlice) {
 }
 
 TEST(Cursor, WalksListsMergingNeighbours) {
-    const std::vector<Segment> list{{100, 5}, {105, 0}, {105, 5}, {50, 2}, {52, 1}, {200, 9}, {52, 1}};
+    const std::vector<Segment> list{{100, 5}, {105, 0}, {105, 5}, {50, 2},
+                                    {52, 1},  {200, 9}, {52, 1}};
     const auto slice = Slice::from_segments(list);
     EXPECT_EQ(slice->bytes(), 23U);
     std::vector<std::uint64_t> expected;
@@ -172,8 +179,9 @@ TEST(Walk, PredictsTheMeanSegmentOfScatteredPages) {
         for (std::uint32_t page = 0; page < pool.page_count; page += 2) {
             made.pages.push_back(static_cast<std::int32_t>(page));
         }
-        made.tokens = {made.first_page * pool.page_size,
-                       (made.first_page + static_cast<std::uint32_t>(made.pages.size())) * pool.page_size};
+        made.tokens = {
+            made.first_page * pool.page_size,
+            (made.first_page + static_cast<std::uint32_t>(made.pages.size())) * pool.page_size};
         const auto slice = slice_of(made, Side::source);
         const auto segments = drain(random, Cursor(slice, 0, slice->bytes())).size();
         const std::uint64_t predicted = slice->walk()->scattered_segment_bytes();

@@ -66,8 +66,8 @@ TEST(Digest, DoesNotDependOnHowBytesAreCut) {
         Digest cut;
         std::span<const std::byte> rest = bytes;
         while (!rest.empty()) {
-            const std::size_t taken = reference::pick(random, 0, static_cast<std::uint32_t>(
-                                                                     std::min<std::size_t>(rest.size(), 150)));
+            const std::size_t taken = reference::pick(
+                random, 0, static_cast<std::uint32_t>(std::min<std::size_t>(rest.size(), 150)));
             cut.add(rest.first(taken));
             rest = rest.subspan(taken);
         }
@@ -92,7 +92,8 @@ TEST(Digest, FindsDamage) {
     for (int i = 0; i < 5000; ++i) {
         auto changed = bytes;
         const std::uint32_t word = 8 * reference::pick(random, 0, 5);
-        changed[word * 8 + reference::pick(random, 0, 7)] ^= static_cast<std::byte>(1U << reference::pick(random, 0, 7));
+        changed[word * 8 + reference::pick(random, 0, 7)] ^=
+            static_cast<std::byte>(1U << reference::pick(random, 0, 7));
         changed[word * 8 + 64 + reference::pick(random, 0, 7)] ^=
             static_cast<std::byte>(1U << reference::pick(random, 0, 7));
         EXPECT_NE(digest_of(changed), digest_of(bytes));
@@ -110,9 +111,11 @@ TEST(Digest, FindsDamage) {
                          swapped.begin() + static_cast<std::ptrdiff_t>(i + 8));
         expect_new(swapped);
     }
-    for (std::size_t count = 0; count < bytes.size(); ++count) expect_new(std::span(bytes).first(count));
+    for (std::size_t count = 0; count < bytes.size(); ++count)
+        expect_new(std::span(bytes).first(count));
     const std::vector<std::byte> zeros(200);
-    for (std::size_t count = 1; count <= zeros.size(); ++count) expect_new(std::span(zeros).first(count));
+    for (std::size_t count = 1; count <= zeros.size(); ++count)
+        expect_new(std::span(zeros).first(count));
 }
 
 TEST(Digest, FollowsTheCanonicalOrderOfACursor) {

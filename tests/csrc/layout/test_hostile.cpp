@@ -26,7 +26,9 @@ std::uint64_t extreme(Random& random, std::uint64_t most) {
 std::uint32_t extreme32(Random& random) {
     return static_cast<std::uint32_t>(extreme(random, std::numeric_limits<std::uint32_t>::max()));
 }
-std::uint64_t extreme64(Random& random) { return extreme(random, std::numeric_limits<std::uint64_t>::max()); }
+std::uint64_t extreme64(Random& random) {
+    return extreme(random, std::numeric_limits<std::uint64_t>::max());
+}
 
 // Starts from a sound value and spoils a few fields.
 Pool hostile_pool(Random& random) {
@@ -63,7 +65,8 @@ Match hostile_match(Random& random, const Pool& pool) {
         match.order.block_tokens = pool.page_size;
     }
     for (std::uint32_t spoiled = pick(random, 0, 2); spoiled > 0; --spoiled) {
-        PlanePair& pair = match.pairs[pick(random, 0, static_cast<std::uint32_t>(match.pairs.size()) - 1)];
+        PlanePair& pair =
+            match.pairs[pick(random, 0, static_cast<std::uint32_t>(match.pairs.size()) - 1)];
         switch (pick(random, 0, 6)) {
             case 0: pair.source_plane = extreme32(random); break;
             case 1: pair.source_head = extreme32(random); break;
@@ -78,8 +81,8 @@ Match hostile_match(Random& random, const Pool& pool) {
     match.token_bytes = 0;
     for (const PlanePair& pair : match.pairs) {
         if (pair.source_plane >= pool.planes.size()) continue;
-        match.token_bytes +=
-            std::uint64_t{pair.heads} * pair.elements * pool.planes[pair.source_plane].element_bytes;
+        match.token_bytes += std::uint64_t{pair.heads} * pair.elements *
+                             pool.planes[pair.source_plane].element_bytes;
     }
     return match;
 }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "layout/reference.hpp"
 
@@ -17,8 +16,8 @@ using testing::HasSubstr;
 constexpr std::uint8_t kUntouched = 0xee;
 
 // The one byte of the model at this place, whichever pool stores it. `half` is 0 for K, 1 for V.
-std::uint8_t model_byte(std::uint64_t layer, std::uint64_t half, std::uint64_t head, std::uint64_t token,
-                        std::uint64_t element, std::uint64_t byte) {
+std::uint8_t model_byte(std::uint64_t layer, std::uint64_t half, std::uint64_t head,
+                        std::uint64_t token, std::uint64_t element, std::uint64_t byte) {
     std::uint64_t mixed = 0;
     for (const std::uint64_t part : {layer, half, head, token, element, byte}) {
         mixed = (mixed + part + 1) * 0x9e3779b97f4a7c15;
@@ -45,8 +44,8 @@ void for_each_byte(const Pool& pool, std::span<const std::int32_t> pages, std::u
                             plane.base + static_cast<std::uint64_t>(page) * plane.page_stride +
                             token % pool.page_size * plane.token_stride + head * plane.head_stride +
                             element * plane.element_stride + byte);
-                        visit(place, model_byte(plane.layer, v ? 1 : 0, plane.first_head + head, token,
-                                                element % half_size, byte));
+                        visit(place, model_byte(plane.layer, v ? 1 : 0, plane.first_head + head,
+                                                token, element % half_size, byte));
                     }
                 }
             }
@@ -62,7 +61,8 @@ struct End {
 
     [[nodiscard]] const Pool& pool() const { return owned.pool; }
     [[nodiscard]] PageTable table() const {
-        PageTable table(pool().page_size, pool().page_count, pool().null_page, first_page * pool().page_size);
+        PageTable table(pool().page_size, pool().page_count, pool().null_page,
+                        first_page * pool().page_size);
         EXPECT_TRUE(table.append(pages).ok());
         return table;
     }
@@ -80,7 +80,8 @@ End make_end(Random& random, PoolShape shape, TokenRange tokens) {
 }
 
 std::vector<PlaneKind> random_kinds(Random& random) {
-    return pick(random, 0, 1) == 0 ? std::vector{PlaneKind::kv} : std::vector{PlaneKind::k, PlaneKind::v};
+    return pick(random, 0, 1) == 0 ? std::vector{PlaneKind::kv}
+                                   : std::vector{PlaneKind::k, PlaneKind::v};
 }
 
 // Copies what `match` says and returns the number of spans' bytes.
@@ -92,8 +93,7 @@ std::uint64_t copy(Random& random, const End& source, const End& destination, co
     EXPECT_TRUE(to.ok()) << to.status().to_string();
     const PageTable source_table = source.table();
     const PageTable destination_table = destination.table();
-    const auto present =
-        intersect(source_table.present(tokens), destination_table.present(tokens));
+    const auto present = intersect(source_table.present(tokens), destination_table.present(tokens));
     std::uint64_t bytes = 0;
     for (const TokenRange range : present) {
         const auto read = Slice::make(*from, source_table, range);
@@ -136,7 +136,8 @@ void run_and_check(Random& random, Transfer& transfer) {
                       [](std::uint8_t* place, std::uint8_t value) { *place = value; });
     }
     End& destination = transfer.destination;
-    for (auto& memory : destination.owned.memory) std::fill(memory.begin(), memory.end(), kUntouched);
+    for (auto& memory : destination.owned.memory)
+        std::fill(memory.begin(), memory.end(), kUntouched);
 
     std::vector<const Pool*> pools;
     for (const End& source : transfer.sources) pools.push_back(&source.pool());
@@ -182,11 +183,13 @@ Transfer make_transfer(Random& random) {
     const std::uint32_t first = pick(random, 0, 20);
     transfer.tokens = {first, first + pick(random, 1, 25)};
     transfer.receiver_index = pick(random, 0, 5);
-    const std::uint32_t cut = pick(random, 0, layers - 1);  // pipeline stages [0, cut) and [cut, layers)
+    const std::uint32_t cut =
+        pick(random, 0, layers - 1);  // pipeline stages [0, cut) and [cut, layers)
     shape.kinds = kinds();
     for (const bool second_stage : {false, true}) {
         shape.layers.clear();
-        for (std::uint32_t layer = second_stage ? cut : 0; layer < (second_stage ? layers : cut); ++layer) {
+        for (std::uint32_t layer = second_stage ? cut : 0; layer < (second_stage ? layers : cut);
+             ++layer) {
             shape.layers.push_back(layer);
         }
         if (shape.layers.empty()) continue;
@@ -279,7 +282,8 @@ TEST(Match, SharesWhatSeveralSendersHoldEvenlyAndRotatesTheShares) {
         for (const Match& match : *matches) EXPECT_EQ(heads_times_layers(match), 2U);
         std::uint32_t first_layer = 8;
         for (const PlanePair& pair : matches->front().pairs) {
-            first_layer = std::min(first_layer, destination.pool.planes[pair.destination_plane].layer);
+            first_layer =
+                std::min(first_layer, destination.pool.planes[pair.destination_plane].layer);
         }
         first_layers.push_back(first_layer);
         EXPECT_EQ(*match_pools(pools, destination.pool, receiver), *matches) << "not deterministic";
@@ -351,7 +355,8 @@ TEST_F(Mismatch, OfFingerprints) {
 TEST_F(Mismatch, OfMissingLayers) {
     source_.pool.planes.pop_back();
     expect("layer 2 (kv), heads 0 to 1: none of the 1 sources holds them");
-    EXPECT_TRUE(check_compatible(source_.pool, destination_.pool).ok()) << "coverage is no part of it";
+    EXPECT_TRUE(check_compatible(source_.pool, destination_.pool).ok())
+        << "coverage is no part of it";
 }
 
 TEST_F(Mismatch, OfMissingHeads) {
@@ -365,84 +370,6 @@ TEST_F(Mismatch, OfMissingValues) {
         plane.elements = 4;
     }
     expect("none of the 1 sources holds them");
-}
-
-// A peer's match is hostile until shown otherwise.
-class HostileMatch : public testing::Test {
-  protected:
-    void SetUp() override {
-        const std::array pools{&owned_.pool};
-        match_ = (*match_pools(pools, owned_.pool))[0];
-        ASSERT_TRUE(validate(match_, owned_.pool, Side::source).ok());
-    }
-    void expect_refused() {
-        EXPECT_FALSE(validate(match_, owned_.pool, Side::source).ok());
-        EXPECT_FALSE(Walk::make(owned_.pool, match_, Side::source).ok());
-    }
-
-    Random random_{1};
-    OwnedPool owned_ = make_pool(random_, layers_and_heads(3, 0, 2));
-    Match match_;
-};
-
-constexpr std::uint32_t kHuge = std::numeric_limits<std::uint32_t>::max();
-
-TEST_F(HostileMatch, PlaneOutOfRange) {
-    match_.pairs[1].source_plane = 3;
-    expect_refused();
-}
-TEST_F(HostileMatch, HeadsOutOfRange) {
-    match_.pairs[1].heads = 3;
-    expect_refused();
-}
-TEST_F(HostileMatch, HeadsThatWrapAround) {
-    match_.pairs[1].source_head = kHuge;
-    expect_refused();
-}
-TEST_F(HostileMatch, ElementsOutOfRange) {
-    match_.pairs[1].source_element = 1;
-    expect_refused();
-}
-TEST_F(HostileMatch, NoElements) {
-    match_.pairs[1].elements = 0;
-    expect_refused();
-}
-TEST_F(HostileMatch, NoHeads) {
-    match_.pairs[1].heads = 0;
-    expect_refused();
-}
-TEST_F(HostileMatch, WrongByteCount) {
-    ++match_.token_bytes;
-    expect_refused();
-}
-TEST_F(HostileMatch, TooManyPairs) {
-    match_.pairs.resize(2 * kMaxPlanes + 1, match_.pairs[0]);
-    expect_refused();
-}
-TEST_F(HostileMatch, BlocksThatCrossPages) {
-    match_.order.block_tokens = 3;
-    expect_refused();
-}
-TEST_F(HostileMatch, AxisTwice) {
-    match_.order.axes = {Axis::layer, Axis::block, Axis::token, Axis::token};
-    expect_refused();
-}
-TEST_F(HostileMatch, TokenOutsideBlock) {
-    match_.order.axes = {Axis::layer, Axis::token, Axis::head, Axis::block};
-    expect_refused();
-}
-TEST_F(HostileMatch, BlocksOfNothing) {
-    match_.order.block_tokens = 0;
-    expect_refused();
-}
-TEST_F(HostileMatch, UnequalPairsWithLayersInside) {
-    match_.order.axes = {Axis::block, Axis::layer, Axis::head, Axis::token};
-    EXPECT_TRUE(validate(match_, owned_.pool, Side::source).ok());
-    match_.pairs[1].heads = 1;
-    match_.token_bytes -= owned_.pool.planes[0].elements * std::uint64_t{owned_.pool.planes[0].element_bytes};
-    expect_refused();
-    match_.order.axes = {Axis::layer, Axis::block, Axis::head, Axis::token};
-    EXPECT_TRUE(validate(match_, owned_.pool, Side::source).ok());
 }
 
 }  // namespace

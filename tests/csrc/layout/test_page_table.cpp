@@ -13,7 +13,9 @@ namespace mc {
 void PrintTo(const PageRun& run, std::ostream* out) {
     *out << run.first_page << " x" << run.pages << " behind " << run.before;
 }
-void PrintTo(const TokenRange& range, std::ostream* out) { *out << "[" << range.first << ", " << range.end << ")"; }
+void PrintTo(const TokenRange& range, std::ostream* out) {
+    *out << "[" << range.first << ", " << range.end << ")";
+}
 
 namespace {
 
@@ -47,7 +49,8 @@ TEST(PageTable, RefusesPagesThatDoNotExistAndKeepsNoneOfTheCall) {
         const std::array pages{6, bad, 7};
         const Status status = table.append(pages);
         EXPECT_EQ(status.code(), Code::invalid_argument);
-        EXPECT_THAT(status.message(), HasSubstr("page " + std::to_string(bad) + " is out of range"));
+        EXPECT_THAT(status.message(),
+                    HasSubstr("page " + std::to_string(bad) + " is out of range"));
     }
     EXPECT_THAT(table.pages(), ElementsAre(5));
 }
@@ -92,8 +95,9 @@ TEST(PageTable, SkipsNullPages) {
 
 TEST(PageTable, FindsRuns) {
     const PageTable table = make_table({7, 8, 9, 3, 4, 2, 1, 99});
-    EXPECT_THAT(runs(table, {0, 32}), ElementsAre(PageRun{7, 3, 0}, PageRun{3, 2, 3}, PageRun{2, 1, 5},
-                                                  PageRun{1, 1, 6}, PageRun{99, 1, 7}));
+    EXPECT_THAT(runs(table, {0, 32}),
+                ElementsAre(PageRun{7, 3, 0}, PageRun{3, 2, 3}, PageRun{2, 1, 5}, PageRun{1, 1, 6},
+                            PageRun{99, 1, 7}));
     EXPECT_THAT(runs(table, {5, 14}), ElementsAre(PageRun{8, 2, 0}, PageRun{3, 1, 2}));
     EXPECT_THAT(runs(table, {6, 7}), ElementsAre(PageRun{8, 1, 0}));
     EXPECT_THAT(runs(table, {6, 6}), IsEmpty());
@@ -136,8 +140,10 @@ TEST(PageTable, SaysWhichTokensHaveNoPage) {
         EXPECT_EQ(status.code(), Code::invalid_argument);
         EXPECT_THAT(status.message(), HasSubstr("pages exist for 8 to 15"));
     }
-    EXPECT_THAT(table.append_runs({9, 14}, found).message(), HasSubstr("token 12 lies on the null page"));
-    EXPECT_THAT(table.append_runs({13, 14}, found).message(), HasSubstr("token 13 lies on the null page"));
+    EXPECT_THAT(table.append_runs({9, 14}, found).message(),
+                HasSubstr("token 12 lies on the null page"));
+    EXPECT_THAT(table.append_runs({13, 14}, found).message(),
+                HasSubstr("token 13 lies on the null page"));
     EXPECT_EQ(found.size(), 1U);
     EXPECT_THAT(make_table({}).runs({0, 1}).status().message(), HasSubstr("pages exist for none"));
 }
@@ -152,7 +158,8 @@ TEST(TokenRanges, Intersect) {
     EXPECT_EQ(intersect(left, left), left);
     EXPECT_EQ(count_tokens(both), 9U);
     EXPECT_EQ(count_tokens({}), 0U);
-    EXPECT_EQ(count_tokens(std::array{TokenRange{0, 0xffffffffU}, TokenRange{0, 0xffffffffU}}), 0x1fffffffeU);
+    EXPECT_EQ(count_tokens(std::array{TokenRange{0, 0xffffffffU}, TokenRange{0, 0xffffffffU}}),
+              0x1fffffffeU);
 }
 
 }  // namespace

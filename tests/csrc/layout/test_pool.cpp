@@ -40,8 +40,8 @@ Pool make_pool() {
 }
 
 TEST(PlaneKind, HasANameEach) {
-    for (const PlaneKind kind : {PlaneKind::k, PlaneKind::v, PlaneKind::kv, PlaneKind::mla, PlaneKind::state,
-                                 PlaneKind::aux}) {
+    for (const PlaneKind kind : {PlaneKind::k, PlaneKind::v, PlaneKind::kv, PlaneKind::mla,
+                                 PlaneKind::state, PlaneKind::aux}) {
         EXPECT_EQ(plane_kind(to_string(kind)), kind);
     }
     EXPECT_EQ(plane_kind("q"), std::nullopt);
@@ -111,28 +111,43 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         BadPool{"no_name", [](Pool& pool) { pool.name.clear(); }, "name is missing"},
         BadPool{"no_page_size", [](Pool& pool) { pool.page_size = 0; }, "page size is 0"},
-        BadPool{"huge_page_size", [](Pool& pool) { pool.page_size = kMaxPageSize + 1; }, "page size"},
+        BadPool{"huge_page_size", [](Pool& pool) { pool.page_size = kMaxPageSize + 1; },
+                "page size"},
         BadPool{"no_pages", [](Pool& pool) { pool.page_count = 0; }, "page count is 0"},
         BadPool{"too_many_pages", [](Pool& pool) { pool.page_count = 1U << 31; }, "int32"},
         BadPool{"no_planes", [](Pool& pool) { pool.planes.clear(); }, "0 planes"},
-        BadPool{"too_many_planes", [](Pool& pool) { pool.planes.resize(kMaxPlanes + 1); }, "planes"},
-        BadPool{"unknown_kind", [](Pool& pool) { pool.planes[1].kind = static_cast<PlaneKind>(6); }, "kind"},
-        BadPool{"no_dtype", [](Pool& pool) { pool.planes[1].dtype.clear(); }, "layer 1 (kv): the dtype"},
+        BadPool{"too_many_planes", [](Pool& pool) { pool.planes.resize(kMaxPlanes + 1); },
+                "planes"},
+        BadPool{"unknown_kind", [](Pool& pool) { pool.planes[1].kind = static_cast<PlaneKind>(6); },
+                "kind"},
+        BadPool{"no_dtype", [](Pool& pool) { pool.planes[1].dtype.clear(); },
+                "layer 1 (kv): the dtype"},
         BadPool{"no_address", [](Pool& pool) { pool.planes[1].base = 0; }, "address is zero"},
-        BadPool{"no_element_bytes", [](Pool& pool) { pool.planes[1].element_bytes = 0; }, "must not be zero"},
+        BadPool{"no_element_bytes", [](Pool& pool) { pool.planes[1].element_bytes = 0; },
+                "must not be zero"},
         BadPool{"no_heads", [](Pool& pool) { pool.planes[1].heads = 0; }, "must not be zero"},
         BadPool{"no_elements", [](Pool& pool) { pool.planes[1].elements = 0; }, "must not be zero"},
         BadPool{"odd_kv", [](Pool& pool) { pool.planes[1].elements = 5; }, "equal halves"},
-        BadPool{"head_numbers", [](Pool& pool) { pool.planes[1].first_head = kMax32; }, "head numbers"},
-        BadPool{"elements_overlap", [](Pool& pool) { pool.planes[1].element_stride = 1; }, "element stride of 1"},
-        BadPool{"no_element_stride", [](Pool& pool) { pool.planes[1].element_stride = 0; }, "element stride of 0"},
-        BadPool{"tokens_overlap", [](Pool& pool) { pool.planes[1].token_stride = 11; }, "token stride of 11"},
-        BadPool{"heads_overlap", [](Pool& pool) { pool.planes[1].head_stride = 47; }, "head stride of 47"},
-        BadPool{"pages_overlap", [](Pool& pool) { pool.planes[1].page_stride = 95; }, "page stride of 95"},
-        BadPool{"broadcast_pages", [](Pool& pool) { pool.planes[1].page_stride = 0; }, "page stride of 0"},
-        BadPool{"huge_stride", [](Pool& pool) { pool.planes[1].page_stride = kMax / 9 + 1; }, "fit 64 bits"},
-        BadPool{"huge_extent", [](Pool& pool) { pool.planes[1].page_stride = kMax / 9; }, "fit 64 bits"},
-        BadPool{"end_of_memory", [](Pool& pool) { pool.planes[1].base = kMax - 959; }, "fit 64 bits"},
+        BadPool{"head_numbers", [](Pool& pool) { pool.planes[1].first_head = kMax32; },
+                "head numbers"},
+        BadPool{"elements_overlap", [](Pool& pool) { pool.planes[1].element_stride = 1; },
+                "element stride of 1"},
+        BadPool{"no_element_stride", [](Pool& pool) { pool.planes[1].element_stride = 0; },
+                "element stride of 0"},
+        BadPool{"tokens_overlap", [](Pool& pool) { pool.planes[1].token_stride = 11; },
+                "token stride of 11"},
+        BadPool{"heads_overlap", [](Pool& pool) { pool.planes[1].head_stride = 47; },
+                "head stride of 47"},
+        BadPool{"pages_overlap", [](Pool& pool) { pool.planes[1].page_stride = 95; },
+                "page stride of 95"},
+        BadPool{"broadcast_pages", [](Pool& pool) { pool.planes[1].page_stride = 0; },
+                "page stride of 0"},
+        BadPool{"huge_stride", [](Pool& pool) { pool.planes[1].page_stride = kMax / 9 + 1; },
+                "fit 64 bits"},
+        BadPool{"huge_extent", [](Pool& pool) { pool.planes[1].page_stride = kMax / 9; },
+                "fit 64 bits"},
+        BadPool{"end_of_memory", [](Pool& pool) { pool.planes[1].base = kMax - 959; },
+                "fit 64 bits"},
         BadPool{"many_elements",
                 [](Pool& pool) {
                     pool.planes[1].elements = kMax32 - 1;
@@ -140,7 +155,8 @@ INSTANTIATE_TEST_SUITE_P(
                     pool.planes[1].element_stride = kMax32;
                 },
                 "stride"},
-        BadPool{"same_plane_twice", [](Pool& pool) { pool.planes[1].layer = 0; }, "two planes hold head 0"},
+        BadPool{"same_plane_twice", [](Pool& pool) { pool.planes[1].layer = 0; },
+                "two planes hold head 0"},
         BadPool{"shared_head",
                 [](Pool& pool) {
                     pool.planes[1].layer = 0;

@@ -61,7 +61,7 @@ struct Choice {
     std::uint32_t destination_page;
     const char* axes;
     std::uint32_t block_tokens;
-    std::uint64_t source_bytes;       // of a segment, when pages are scattered
+    std::uint64_t source_bytes;  // of a segment, when pages are scattered
     std::uint64_t destination_bytes;
 };
 
@@ -74,7 +74,8 @@ TEST_P(ChosenOrder, MergesAsMuchAsBothSidesAllow) {
     const Match match = match_of(source, destination);
     EXPECT_EQ(axes_of(match), choice.axes);
     EXPECT_EQ(match.order.block_tokens, choice.block_tokens);
-    EXPECT_EQ((*Walk::make(source, match, Side::source))->scattered_segment_bytes(), choice.source_bytes);
+    EXPECT_EQ((*Walk::make(source, match, Side::source))->scattered_segment_bytes(),
+              choice.source_bytes);
     EXPECT_EQ((*Walk::make(destination, match, Side::destination))->scattered_segment_bytes(),
               choice.destination_bytes);
 }
@@ -91,8 +92,8 @@ INSTANTIATE_TEST_SUITE_P(
                     // A row of all layers against layers apart: a page of a layer at a time.
                     Choice{"BLHN", 16, "LBHN", 16, "BLHN", 16, 3 * kPage, kPage},
                     Choice{"BLNH", 16, "LBNH", 16, "BLNH", 16, 3 * kPage, kPage},
-                    // Heads in a page against heads in a larger one: the tokens of the smaller. When
-                    // neither page holds the other, head after head needs no common block.
+                    // Heads in a page against heads in a larger one: the tokens of the smaller.
+                    // When neither page holds the other, head after head needs no common block.
                     Choice{"LBHN", 16, "LBHN", 64, "LBHN", 16, kPage, 16 * kHead},
                     Choice{"LBHN", 64, "LBHN", 16, "LBHN", 16, 16 * kHead, kPage},
                     Choice{"LBHN", 48, "LBHN", 32, "LHBN", 1, 48 * kHead, 32 * kHead},
@@ -107,8 +108,10 @@ TEST(ChosenOrder, OfHeadsAgainstTokensMovesSingleHeads) {
         const Match match = match_of(source, destination);
         const auto read = *Walk::make(source, match, Side::source);
         const auto written = *Walk::make(destination, match, Side::destination);
-        EXPECT_EQ(std::min(read->scattered_segment_bytes(), written->scattered_segment_bytes()), kHead);
-        EXPECT_EQ(std::max(read->scattered_segment_bytes(), written->scattered_segment_bytes()), kPage)
+        EXPECT_EQ(std::min(read->scattered_segment_bytes(), written->scattered_segment_bytes()),
+                  kHead);
+        EXPECT_EQ(std::max(read->scattered_segment_bytes(), written->scattered_segment_bytes()),
+                  kPage)
             << "one side should still be walked page by page";
     }
 }
@@ -137,7 +140,8 @@ TEST(Walk, MergesLoopsWhereMemoryIsContiguous) {
         match.pairs.clear();
         match.token_bytes = 0;
         for (std::uint32_t i = 0; i < pool.planes.size(); ++i) {
-            match.pairs.push_back({.source_plane = i, .destination_plane = i, .heads = heads_taken, .elements = 8});
+            match.pairs.push_back(
+                {.source_plane = i, .destination_plane = i, .heads = heads_taken, .elements = 8});
             match.token_bytes += heads_taken * kHead;
         }
         match.order = order;
@@ -150,9 +154,11 @@ TEST(Walk, MergesLoopsWhereMemoryIsContiguous) {
     EXPECT_EQ(nest("LBHN", head_major).loops.size, 0U) << "a run of pages is one piece";
     EXPECT_EQ(nest("LBNH", token_major).loops.size, 0U);
     EXPECT_EQ(nest("LBNH", token_major).piece_bytes, kPage);
-    EXPECT_EQ(nest("BLHN", head_major).loops.size, 1U) << "one piece a page, with other layers between";
+    EXPECT_EQ(nest("BLHN", head_major).loops.size, 1U)
+        << "one piece a page, with other layers between";
     EXPECT_EQ(nest("BLHN", head_major).piece_bytes, kPage);
-    EXPECT_EQ(nest("LBNH", token_major, 2).loops.size, 1U) << "tokens of all pages of a run in one loop";
+    EXPECT_EQ(nest("LBNH", token_major, 2).loops.size, 1U)
+        << "tokens of all pages of a run in one loop";
     EXPECT_EQ(nest("LBNH", token_major, 2).loops.loops[0].count, 16U);
     EXPECT_EQ(nest("LBHN", token_major).loops.size, 3U) << "pages, tokens, heads";
     EXPECT_EQ(nest("LBHN", token_major).pieces(2), 2U * 16 * 4);
@@ -163,8 +169,9 @@ TEST(Walk, MergesLoopsWhereMemoryIsContiguous) {
 TEST(Slice, NeedsThePoolsPageTable) {
     const Pool pool = make_pool("LBHN", 16);
     const auto walk = *Walk::make(pool, match_of(pool, pool), Side::source);
-    EXPECT_THAT(Slice::make(walk, PageTable(8, 64, std::nullopt), {0, 8}).status().message(),
-                HasSubstr("64 pages of 8 tokens does not belong to a pool with 64 pages of 16 tokens"));
+    EXPECT_THAT(
+        Slice::make(walk, PageTable(8, 64, std::nullopt), {0, 8}).status().message(),
+        HasSubstr("64 pages of 8 tokens does not belong to a pool with 64 pages of 16 tokens"));
     EXPECT_FALSE(Slice::make(walk, PageTable(16, 65, std::nullopt), {0, 8}).ok())
         << "its page ids were checked against another bound";
 }
@@ -201,7 +208,8 @@ TEST(Slice, RefusesMoreBytesThan64BitsCount) {
     PageTable table(1, 2, std::nullopt);
     ASSERT_TRUE(table.append(std::vector<std::int32_t>(32, 1)).ok());
     EXPECT_TRUE(Slice::make(*walk, table, {0, 31}).ok());
-    EXPECT_THAT(Slice::make(*walk, table, {0, 32}).status().message(), HasSubstr("does not fit 64 bits"));
+    EXPECT_THAT(Slice::make(*walk, table, {0, 32}).status().message(),
+                HasSubstr("does not fit 64 bits"));
 }
 
 TEST(Slice, EstimatesItsSegments) {
