@@ -14,8 +14,8 @@ namespace mc {
 
 namespace {
 
-// A same-host socket keeps the boundaries of what was written at once and drops what the reader has no
-// room for, so that nothing longer is ever written.
+// A same-host socket keeps the boundaries of what was written at once and drops what the reader has
+// no room for, so that nothing longer is ever written.
 constexpr std::size_t kReadBytes = 64U << 10;
 // What may wait for a peer that does not read. A live peer always reads; a frozen one is declared
 // lost long before this fills.
@@ -68,14 +68,14 @@ void ControlChannel::move_to(FileDescriptor socket) {
     if (!out_.empty())
         return fail(Status(Code::peer_lost, "the peer does not read its control connection"));
     old_socket_ = std::exchange(socket_, std::move(socket));
-    if (const Status watched = watch(socket_.get(), reading(socket_.get())); !watched)
-        fail(watched);
+    if (const Status watched = watch(socket_.get(), watched_events()); !watched) fail(watched);
 }
 
-std::uint32_t ControlChannel::reading(int socket) const {
+std::uint32_t ControlChannel::watched_events() const {
     // What the peer has yet to say over the old socket comes first.
-    const bool waits_for_old = old_socket_ && !peer_moved_ && socket == socket_.get();
-    return waits_for_old ? 0U : static_cast<std::uint32_t>(EPOLLIN);
+    const bool waits_for_old = old_socket_ && !peer_moved_;
+    return (waits_for_old ? 0U : static_cast<std::uint32_t>(EPOLLIN)) |
+           (awaiting_room_ ? static_cast<std::uint32_t>(EPOLLOUT) : 0U);
 }
 
 void ControlChannel::close() {
@@ -127,7 +127,7 @@ void ControlChannel::parse() {
             if (std::exchange(peer_moved_, true) || at != in_used_)
                 return fail(Status(Code::protocol, "an empty frame that is not the last"));
             in_used_ = 0;
-            if (old_socket_) (void)loop_.change(socket_.get(), EPOLLIN);
+            if (old_socket_) (void)loop_.change(socket_.get(), watched_events());
             return;
         }
         auto message = decode(rest.subspan(sizeof(std::uint32_t), **length));
@@ -168,8 +168,7 @@ void ControlChannel::flush() {
     }
     if (done == awaiting_room_) {
         awaiting_room_ = !done;
-        (void)loop_.change(socket_.get(), reading(socket_.get()) |
-                                              (done ? 0U : static_cast<std::uint32_t>(EPOLLOUT)));
+        (void)loop_.change(socket_.get(), watched_events());
     }
 }
 

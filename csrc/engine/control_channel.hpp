@@ -43,7 +43,7 @@ class ControlChannel : public std::enable_shared_from_this<ControlChannel> {
     Status send_what_fits();  // what the kernel takes without blocking
     void flush();
     Status watch(int socket, std::uint32_t events);
-    [[nodiscard]] std::uint32_t reading(int socket) const;  // EPOLLIN or nothing
+    [[nodiscard]] std::uint32_t watched_events() const;  // of socket_
     void fail(const Status& reason);
 
     EventLoop& loop_;

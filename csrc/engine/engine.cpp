@@ -14,17 +14,20 @@ namespace mc {
 
 namespace {
 
-std::uint64_t random_request() {
+std::uint64_t random_number() {
     const Token token = Token::random();
     std::uint64_t value = 0;
     std::memcpy(&value, token.bytes.data(), sizeof(value));
-    return value == 0 ? 1 : value;
+    return value;
 }
 
 }  // namespace
 
 Engine::Engine(EngineOptions options)
-    : options_(std::move(options)), process_(::getpid()), log_(options_.log_level) {}
+    : options_(std::move(options)),
+      process_(::getpid()),
+      first_request_(random_number()),
+      log_(options_.log_level) {}
 
 Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
     if (!is_loopback(options.host)) {
@@ -33,8 +36,9 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
                           "\" is not a loopback address: peers are not authenticated without a "
                           "key, so this engine listens on loopback only; use host=\"127.0.0.1\"");
     }
-    // Yama's mode 1 lets only a parent read a process, unless that process names others; "any" is all
-    // that one engine can name for peers that it does not know yet. Elsewhere the call fails idly.
+    // Yama's mode 1 lets only a parent read a process, unless that process names others; "any" is
+    // all that one engine can name for peers that it does not know yet. Elsewhere the call fails
+    // idly.
     if (options.cma_any) (void)::prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
     std::unique_ptr<Engine> engine(new Engine(std::move(options)));
     engine->driver_ = std::make_unique<Driver>(engine->options_, engine->instance_, engine->log_,
@@ -110,45 +114,32 @@ std::shared_ptr<Transfer> Engine::make(TransferKind kind) {
                                       kind);
 }
 
-Status Engine::check(const PoolPages& pages, bool needs_pages) const {
+Status Engine::check_ids(const PoolPages& pages) const {
     const Pool* known = pool(pages.pool);
     if (known == nullptr)
         return {Code::invalid_argument, "pool \"" + pages.pool + "\" is not registered"};
-    if (needs_pages && pages.pages.empty())
-        return {Code::invalid_argument, "no pages of pool \"" + pages.pool + "\""};
-    // Out of the loop's way: a scan for minimum and maximum is vectorised.
-    std::int32_t low = 0;
-    std::int32_t high = -1;
-    for (const std::int32_t page : pages.pages) {
-        low = std::min(low, page);
-        high = std::max(high, page);
-    }
-    const bool null_outside =
-        known->null_page && (*known->null_page < 0 ||
-                             static_cast<std::uint32_t>(*known->null_page) >= known->page_count);
-    if (null_outside) {
-        for (const std::int32_t page : pages.pages) {
-            if (page == *known->null_page) continue;
-            if (page < 0 || static_cast<std::uint32_t>(page) >= known->page_count) {
-                low = page;
-                high = page;
-                break;
-            }
-            low = 0;
-            high = -1;
-        }
-    }
-    if (low < 0 || (high >= 0 && static_cast<std::uint32_t>(high) >= known->page_count)) {
-        return {Code::invalid_argument,
-                "page " + std::to_string(low < 0 ? low : high) + " is not one of the " +
-                    std::to_string(known->page_count) + " pages of pool \"" + pages.pool + "\""};
-    }
-    if (pages.first_token % known->page_size != 0) {
-        return {Code::invalid_argument,
-                "first_token=" + std::to_string(pages.first_token) + " does not begin a page of " +
-                    std::to_string(known->page_size) + " tokens of pool \"" + pages.pool + "\""};
-    }
-    return {};
+    // A negative id becomes one larger than any page count. The loop is vectorised.
+    std::uint32_t largest = 0;
+    for (const std::int32_t page : pages.pages)
+        largest = std::max(largest, static_cast<std::uint32_t>(page));
+    if (largest < known->page_count) return {};
+    // The null page may lie outside of the pool.
+    const auto wrong = std::find_if(pages.pages.begin(), pages.pages.end(), [&](std::int32_t page) {
+        return page != known->null_page && static_cast<std::uint32_t>(page) >= known->page_count;
+    });
+    if (wrong == pages.pages.end()) return {};
+    return {Code::invalid_argument, "page " + std::to_string(*wrong) + " is not one of the " +
+                                        std::to_string(known->page_count) + " pages of pool \"" +
+                                        pages.pool + "\""};
+}
+
+Status Engine::check(const PoolPages& pages) const {
+    MC_RETURN_IF_ERROR(check_ids(pages));
+    const std::uint32_t page_size = pool(pages.pool)->page_size;
+    if (pages.first_token % page_size == 0) return {};
+    return {Code::invalid_argument, "first_token=" + std::to_string(pages.first_token) +
+                                        " does not begin a page of " + std::to_string(page_size) +
+                                        " tokens of pool \"" + pages.pool + "\""};
 }
 
 Result<std::shared_ptr<Transfer>> Engine::send(std::string tag, Duration patience) {
@@ -166,7 +157,7 @@ Result<std::shared_ptr<Transfer>> Engine::send(std::string tag, Duration patienc
 
 Status Engine::append(const Transfer& send, PoolPages pages) {
     MC_RETURN_IF_ERROR(usable());
-    MC_RETURN_IF_ERROR(check(pages, false));
+    MC_RETURN_IF_ERROR(check(pages));
     driver_->loop().post([this, id = send.id, known = pool(pages.pool), pages = std::move(pages)] {
         driver_->exchange().senders().append(id, *known, pages.pages, pages.first_token);
     });
@@ -192,7 +183,7 @@ Status Engine::rewind(Transfer& send, std::uint32_t tokens) {
 
 Status Engine::finish(const Transfer& send, std::vector<PoolPages> final_parts) {
     MC_RETURN_IF_ERROR(usable());
-    for (const PoolPages& part : final_parts) MC_RETURN_IF_ERROR(check(part, false));
+    for (const PoolPages& part : final_parts) MC_RETURN_IF_ERROR(check(part));
     driver_->loop().post([this, id = send.id, final_parts = std::move(final_parts)] {
         Senders& senders = driver_->exchange().senders();
         for (const PoolPages& part : final_parts)
@@ -210,65 +201,74 @@ Status Engine::abort(const Transfer& send, std::string reason) {
     return {};
 }
 
-Result<std::shared_ptr<Transfer>> Engine::recv(RecvOptions options) {
-    MC_RETURN_IF_ERROR(usable());
-    if (options.tag.empty() || options.tag.size() > kMaxTagBytes)
-        return Status(Code::invalid_argument,
-                      "a tag has 1 to " + std::to_string(kMaxTagBytes) + " bytes");
+Status Engine::check_recv(const RecvOptions& options) const {
+    if (options.tag.empty() || options.tag.size() > kMaxTagBytes) {
+        return {Code::invalid_argument,
+                "a tag has 1 to " + std::to_string(kMaxTagBytes) + " bytes"};
+    }
     if (options.senders.empty())
-        return Status(Code::invalid_argument, "a recv needs the address of a sender");
+        return {Code::invalid_argument, "a recv needs the address of a sender"};
     for (const std::string& sender : options.senders) {
         if (const auto address = parse_host_port(sender); !address) return address.status();
     }
-    if (options.receiver_index >= options.receiver_count)
-        return Status(Code::invalid_argument, "receiver_index must be less than receiver_count");
+    if (options.receiver_index >= options.receiver_count) {
+        return {Code::invalid_argument, "receiver_index must be less than receiver_count"};
+    }
+    if (!options.parts.empty() && options.first_token >= options.tokens) {
+        return {Code::invalid_argument, "first_token=" + std::to_string(options.first_token) +
+                                            " leaves none of " + std::to_string(options.tokens) +
+                                            " tokens; to release the sender, pass no parts"};
+    }
+    for (const PoolPages& part : options.parts) {
+        MC_RETURN_IF_ERROR(check_ids(part));
+        const std::uint32_t page_size = pool(part.pool)->page_size;
+        const std::uint64_t end = part.first_token - part.first_token % page_size +
+                                  std::uint64_t{part.pages.size()} * page_size;
+        if (end < options.tokens) {
+            return {Code::invalid_argument,
+                    std::to_string(part.pages.size()) + " pages of pool \"" + part.pool +
+                        "\" hold the tokens before " + std::to_string(end) + ", not all up to " +
+                        std::to_string(options.tokens)};
+        }
+    }
+    for (const PoolPages& row : options.rows) MC_RETURN_IF_ERROR(check_ids(row));
+    return {};
+}
 
+RecvRequest Engine::make_request(TransferId id, RecvOptions options) const {
     RecvRequest request;
+    request.id = id;
     request.tag = std::move(options.tag);
-    request.request = options.request != 0 ? options.request : random_request();
+    // Requests of several engines may meet at one sender, hence the random part.
+    request.request = options.request != 0 ? options.request : first_request_ + id.value;
     request.receiver_index = options.receiver_index;
     request.receiver_count = options.receiver_count;
     request.senders = std::move(options.senders);
     request.deadline = options.deadline;
-    const auto add_part = [&](PoolPages& part, TokenRange range) -> Status {
-        MC_RETURN_IF_ERROR(check(part, true));
+    const auto add = [&](const PoolPages& part, TokenRange range) {
         const Pool& known = *pool(part.pool);
         auto table = std::make_shared<PageTable>(known.page_size, known.page_count, known.null_page,
-                                                 part.first_token);
-        MC_RETURN_IF_ERROR(table->append(part.pages));
-        if (table->tokens().end < range.end) {
-            return {Code::invalid_argument,
-                    std::to_string(part.pages.size()) + " pages of pool \"" + part.pool +
-                        "\" hold the tokens before " + std::to_string(table->tokens().end) +
-                        ", not all up to " + std::to_string(range.end)};
-        }
+                                                 range.first - range.first % known.page_size);
+        (void)table->append(part.pages);  // the page ids were checked
         std::vector<TokenRange> wanted = table->present(range);
         request.parts.push_back({part.pool, std::move(table), std::move(wanted)});
-        return {};
     };
-    for (PoolPages& part : options.parts) {
-        const Pool* known = pool(part.pool);
-        if (known == nullptr)
-            return Status(Code::invalid_argument, "pool \"" + part.pool + "\" is not registered");
-        const std::uint32_t first = std::max(options.first_token, part.first_token);
-        part.first_token = first - first % known->page_size;
-        if (options.first_token >= options.tokens) {
-            return Status(Code::invalid_argument,
-                          "first_token=" + std::to_string(options.first_token) +
-                              " leaves none of " + std::to_string(options.tokens) +
-                              " tokens; to release the sender, pass no parts");
-        }
-        MC_RETURN_IF_ERROR(add_part(part, {first, options.tokens}));
-    }
-    for (PoolPages& row : options.rows) {
-        row.first_token = 0;
-        MC_RETURN_IF_ERROR(add_part(row, {0, static_cast<std::uint32_t>(row.pages.size())}));
-    }
+    for (const PoolPages& part : options.parts) add(part, {part.first_token, options.tokens});
+    for (const PoolPages& row : options.rows)
+        add(row, {0, static_cast<std::uint32_t>(row.pages.size())});
+    return request;
+}
+
+Result<std::shared_ptr<Transfer>> Engine::recv(RecvOptions options) {
+    MC_RETURN_IF_ERROR(usable());
+    for (PoolPages& part : options.parts)
+        part.first_token = std::max(part.first_token, options.first_token);
+    MC_RETURN_IF_ERROR(check_recv(options));
     auto transfer = make(TransferKind::recv);
-    request.id = transfer->id;
-    driver_->loop().post([this, transfer, request = std::move(request)]() mutable {
+    // What grows with the number of pages happens in the control thread, not in the caller's step.
+    driver_->loop().post([this, transfer, options = std::move(options)]() mutable {
         driver_->add_transfer(transfer);
-        driver_->exchange().receivers().open(std::move(request));
+        driver_->exchange().receivers().open(make_request(transfer->id, std::move(options)));
     });
     return transfer;
 }

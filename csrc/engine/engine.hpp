@@ -24,10 +24,11 @@ struct PoolPages {
 struct RecvOptions {
     std::vector<std::string> senders;  // addresses
     std::string tag;
-    // The first page holds the part's own `first_token`, or the one below where that is later.
+    // Wanted are the tokens [first_token, tokens); of a part that names a later first token, from
+    // that one on. A part's first page is the one that holds the first token wanted of it.
     std::vector<PoolPages> parts;
     std::uint32_t first_token = 0;
-    std::uint32_t tokens = 0;     // wanted are the tokens [first_token, tokens)
+    std::uint32_t tokens = 0;
     std::vector<PoolPages> rows;  // whole rows
     std::uint64_t request = 0;    // shared by all receivers of one request; 0: a number of its own
     std::uint32_t receiver_index = 0;
@@ -86,14 +87,18 @@ class Engine {
     explicit Engine(EngineOptions options);
 
     Status usable() const;
-    Status check(const PoolPages& pages, bool needs_pages) const;
+    Status check_ids(const PoolPages& pages) const;  // the pool is known, the pages are its own
+    Status check(const PoolPages& pages) const;      // and the first one begins where it says
     const Pool* pool(const std::string& name) const;
     std::shared_ptr<Transfer> make(TransferKind kind);
+    Status check_recv(const RecvOptions& options) const;
+    RecvRequest make_request(TransferId id, RecvOptions options) const;  // of checked options
     Status check_lists(std::span<const Segment> local, std::span<const Segment> remote) const;
 
     const EngineOptions options_;
     const InstanceId instance_ = Token::random();
     const int process_;
+    const std::uint64_t first_request_;
     Log log_;
     Completions completions_;
     MemoryTable memory_;
