@@ -358,10 +358,10 @@ class Deployment:
         role: str = "kv_producer",
         **options: Any,
     ) -> EngineProcess:
-        """An engine that hands KV over. It prefills in chunks of 128 tokens."""
+        """An engine that hands KV over. Its chunks of 120 tokens end inside pages."""
         extra = {"bootstrap_port": free_port(), **(extra or {})}
         transfer = {"kv_connector": "mooncake_connector", "kv_role": role}
-        options.setdefault("max_num_batched_tokens", 128)
+        options.setdefault("max_num_batched_tokens", 120)
         return self._start(model, options, transfer, extra)
 
     def decode(

@@ -32,7 +32,7 @@ def test_bytes_are_shipped_before_the_last_step_of_prefill(trio: Trio) -> None:
     prefill.hold()
     prefill_leg, decode_leg = submit_both(prefill, decode, prompt)
     before = prefill.bytes_sent()
-    # Three chunks of twelve. P then stands still: what arrives now left before its last step.
+    # Three chunks of thirteen. P then stands still: what arrives now left before its last step.
     prefill.step(3)
     wait_until(lambda: prefill.bytes_sent() > before, "no byte was shipped during prefill")
     prefill.go_on()
