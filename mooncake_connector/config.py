@@ -60,13 +60,11 @@ class EngineConfig:
     """Compare a digest of every transfer before it completes."""
     unknown_timeout: float = 30.0
     """How long a receive may wait for a tag that its sender does not know."""
-    max_wait: float = 600.0
-    """How long a receive may wait for a sender that knows the tag and is alive."""
     peer_timeout: float = 2.0
     """Silence after which a peer with unfinished work is declared lost."""
     ping_interval: float = 0.5
     """How often a peer with unfinished work is pinged."""
-    cma_min_span: int = 4096
+    cma_min_span: int = 16384
     """Spans shorter than this on average go through the shared-memory ring, not through cma."""
     eager_bytes: int = 65536
     """Up to this size a copy is made on the control thread, without waking a copy thread."""
@@ -83,7 +81,7 @@ class EngineConfig:
             _check_at_least(name, getattr(self, name), 1)
         for name in ("cma_min_span", "eager_bytes"):
             _check_at_least(name, getattr(self, name), 0)
-        for name in ("unknown_timeout", "max_wait", "peer_timeout", "ping_interval"):
+        for name in ("unknown_timeout", "peer_timeout", "ping_interval"):
             _check_positive(name, getattr(self, name))
         if self.ping_interval >= self.peer_timeout:
             raise ConfigError(
@@ -146,15 +144,15 @@ class ConnectorConfig(EngineConfig):
     """
     model_id: str | None = None
     """What the model is called, where its folder has different names at P and D."""
-    load_timeout: float = 60.0
-    """How long D waits for a request's KV before the request fails."""
+    max_wait: float = 600.0
+    """How long D waits for a request's KV from a P that lives and knows the request."""
     hold_timeout: float = 120.0
     """How long P keeps a finished prefill's pages for a D that does not come."""
 
     def __post_init__(self) -> None:
         EngineConfig.__post_init__(self)
         _check_port("bootstrap_port", self.bootstrap_port)
-        for name in ("bootstrap_timeout", "load_timeout", "hold_timeout"):
+        for name in ("bootstrap_timeout", "max_wait", "hold_timeout"):
             _check_positive(name, getattr(self, name))
         for peer in self.allowed_peers:
             if "/" in peer:

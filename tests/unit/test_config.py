@@ -56,7 +56,7 @@ def test_unknown_option_names_the_valid_ones() -> None:
         ({"paths": []}, "choose from"),
         ({"cma": "all"}, "one of auto, any"),
         ({"ping_interval": 3.0}, "shorter than peer_timeout"),
-        ({"load_timeout": 0}, "greater than 0"),
+        ({"max_wait": 0}, "greater than 0"),
         ({"tcp_lanes": 0}, "at least 1"),
         ({"allowed_peers": ["10.0.0.1/8"]}, "not a CIDR range"),
     ],
