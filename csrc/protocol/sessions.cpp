@@ -68,6 +68,7 @@ Session& Sessions::create(const std::string& address, bool outgoing) {
     session.id = id;
     session.outgoing = outgoing;
     session.address = address;
+    session.link_token = Token::random();
     session.opened_at = session.heard_at = session.pinged_at = actions_.time();
     watch();
     return session;
@@ -96,9 +97,16 @@ void Sessions::connected(SessionId id) {
     if (session == nullptr || session->state != Session::State::connecting) return;
     session->state = Session::State::greeting;
     session->heard_at = actions_.time();
+    // Who connects greets first. The answer lets it make links, and these must find a session that
+    // knows whom they belong to.
+    if (session->outgoing) greet(*session);
+}
+
+void Sessions::greet(Session& session) {
     Hello hello = self_;
-    session->link_token = hello.link_token = Token::random();
-    actions_.send(id, hello);
+    hello.link_token = session.link_token;
+    session.greeted = true;
+    actions_.send(session.id, hello);
 }
 
 void Sessions::closed(SessionId id, const Status& reason) {
@@ -120,7 +128,7 @@ void Sessions::close_all(const Status& reason) {
 void Sessions::add_pool(const Pool& pool) {
     self_.pools.push_back(pool);
     for (const auto& [id, session] : sessions_) {
-        if (session.state != Session::State::connecting) actions_.send(id, PoolAdded{pool});
+        if (session.greeted) actions_.send(id, PoolAdded{pool});
     }
 }
 
@@ -149,15 +157,16 @@ void Sessions::heard(SessionId id) {
 }
 
 void Sessions::set_busy(Session& session, bool busy) {
-    if (busy) {
-        // Silence counts from the moment when something began to be expected.
-        if (session.busy++ == 0) {
-            session.heard_at = session.pinged_at = actions_.time();
-            watch();
-        }
-    } else {
+    if (!busy) {
         --session.busy;
+        return;
     }
+    if (!session.expectant()) {
+        // Silence counts from the moment when something began to be expected.
+        session.heard_at = session.pinged_at = actions_.time();
+        watch();
+    }
+    ++session.busy;
 }
 
 bool Sessions::receive(Session& session, const Message& message) {
@@ -226,6 +235,7 @@ void Sessions::receive_hello(Session& session, const Hello& hello) {
     } else {
         session.state = Session::State::ready;
         actions_.link(session);
+        greet(session);
         listener_.ready(session);
     }
 }
@@ -266,7 +276,7 @@ void Sessions::tick(Instant now) {
             } else {
                 actions_.wake_at(session.opened_at + options_.hello_timeout);
             }
-        } else if (session.busy > 0) {
+        } else if (session.expectant()) {
             watching = true;
             const Instant patience_ends = session.heard_at + options_.peer_timeout;
             if (now >= patience_ends) {

@@ -18,7 +18,7 @@ namespace mc {
 struct Session {
     enum class State : std::uint8_t {
         connecting,
-        greeting,  // our HELLO is sent
+        greeting,  // connected; the peer's HELLO is awaited
         linking,   // both HELLOs are there; data paths are set up
         ready,
     };
@@ -26,13 +26,14 @@ struct Session {
     SessionId id;
     State state = State::connecting;
     bool outgoing = false;
+    bool greeted = false;  // our HELLO is sent
     std::string address;  // the peer's, as asked for (outgoing) or announced (incoming)
     Hello peer;           // valid when ready; grows with POOL
     Token link_token;     // ours: lanes and same-host links that present it belong here
     Instant opened_at;
     Instant heard_at;  // any sign of life
     Instant pinged_at;
-    unsigned busy = 0;  // transfers that wait for the peer: while > 0 it is pinged
+    unsigned busy = 0;  // transfers that wait for the peer
 
     // Ours at the peer, without an end: at most the peer's credits of each kind. The rest waits.
     std::unordered_set<GrantId> open_grants;  // RECVs and READs
@@ -55,6 +56,10 @@ struct Session {
     std::uint64_t next_plan = 1;
 
     [[nodiscard]] const Pool* pool(const std::string& name) const;
+    // Whether an answer of the peer is awaited, be it to a CANCEL: then it is pinged.
+    [[nodiscard]] bool expectant() const {
+        return busy > 0 || !open_grants.empty() || !open_writes.empty();
+    }
 };
 
 // Opens sessions, greets, watches for silence, closes. Knows nothing of transfers but that a
@@ -93,6 +98,7 @@ class Sessions {
 
   private:
     Session& create(const std::string& address, bool outgoing);
+    void greet(Session& session);
     void receive_hello(Session& session, const Hello& hello);
     void watch();  // from now on ticks come, and gaps between them count
 
