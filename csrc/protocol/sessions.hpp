@@ -27,9 +27,9 @@ struct Session {
     State state = State::connecting;
     bool outgoing = false;
     bool greeted = false;  // our HELLO is sent
-    std::string address;  // the peer's, as asked for (outgoing) or announced (incoming)
-    Hello peer;           // valid when ready; grows with POOL
-    Token link_token;     // ours: lanes and same-host links that present it belong here
+    std::string address;   // the peer's, as asked for (outgoing) or announced (incoming)
+    Hello peer;            // valid when ready; grows with POOL
+    Token link_token;      // ours: lanes and same-host links that present it belong here
     Instant opened_at;
     Instant heard_at;  // any sign of life
     Instant pinged_at;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -49,7 +51,7 @@ class Memory {
 
     Pool pool_;
     std::vector<std::vector<std::uint8_t>> planes_;
-    std::vector<std::int32_t> free_;
+    std::deque<std::int32_t> free_;
 };
 
 }  // namespace mc::simulation

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace mc::simulation {
 
@@ -35,12 +36,22 @@ std::shared_ptr<Connection> Network::connect(const std::string& address) {
     return connection;
 }
 
+void Connection::attach(Side side, End end) {
+    ends_.at(side) = std::move(end);
+    for (const auto& arrival : std::exchange(unattended_.at(side), {})) arrival(*ends_.at(side));
+}
+
 void Connection::carry(Side from, unsigned channel, std::function<void(End)> arrival) {
     Instant& latest = latest_.at(from)[channel];
     latest = std::max(latest, network_.now() + network_.draw(network_.wire));
     network_.at(latest,
                 [self = shared_from_this(), to = other(from), arrival = std::move(arrival)] {
-                    if (!self->lost_ && !self->closed_.at(to)) arrival(self->ends_.at(to));
+                    if (self->lost_ || self->closed_.at(to)) return;
+                    if (self->ends_.at(to)) {
+                        arrival(*self->ends_.at(to));
+                    } else {
+                        self->unattended_.at(to).push_back(arrival);
+                    }
                 });
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -100,7 +101,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
     explicit Connection(Network& network) : network_(network) {}
 
-    void attach(Side side, End end) { ends_.at(side) = std::move(end); }
+    // What arrives earlier waits for this, as in a socket that nobody has accepted yet.
+    void attach(Side side, End end);
     // Encoded here and decoded there.
     void send(Side from, const Message& message);
     void push(Side from, unsigned lane, Batch batch);
@@ -118,7 +120,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void carry(Side from, unsigned channel, std::function<void(End)> arrival);
 
     Network& network_;
-    std::array<End, 2> ends_;
+    std::array<std::optional<End>, 2> ends_;
+    std::array<std::vector<std::function<void(End)>>, 2> unattended_;
     std::array<bool, 2> closed_{};
     bool lost_ = false;
     std::array<std::map<unsigned, Instant>, 2> latest_;  // arrival by channel

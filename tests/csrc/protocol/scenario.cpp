@@ -38,6 +38,26 @@ Sending::Sending(const std::shared_ptr<Node>& node, const std::string& tag, Dura
     });
 }
 
+void Sending::call(std::function<void(Senders&)> what, const Delay& delay) {
+    const auto node = node_.lock();
+    if (!node) return;
+    const Duration later = node->network.draw(delay);
+    if (later == Duration::zero() && state_->on_their_way == 0) {
+        what(node->exchange().senders());
+        return;
+    }
+    ++state_->on_their_way;
+    state_->heard_until = std::max(state_->heard_until, node->network.now() + later);
+    node->network.at(state_->heard_until, [weak = node_, state = state_, what = std::move(what)] {
+        const auto alive = weak.lock();
+        if (!alive) return;
+        alive->run([self = alive.get(), state, what] {
+            --state->on_their_way;
+            what(self->exchange().senders());
+        });
+    });
+}
+
 void Sending::append(std::uint32_t tokens) {
     const auto node = node_.lock();
     if (!node || outcome()) return;
@@ -48,11 +68,13 @@ void Sending::append(std::uint32_t tokens) {
         take(memory, present, std::max(present, pages_for(memory, tokens)), null_pages);
     memory.fill(tag_, added, static_cast<std::uint32_t>(present * memory.pool().page_size));
     pages.insert(pages.end(), added.begin(), added.end());
-    node->exchange().senders().append(id_, memory.pool(), added, 0);
+    call([id = id_, pool = memory.pool(), added](Senders& senders) {
+        senders.append(id, pool, added, 0);
+    });
 }
 
 void Sending::mark_ready(std::uint32_t tokens) {
-    if (const auto node = node_.lock()) node->exchange().senders().mark_ready(id_, tokens);
+    call([id = id_, tokens](Senders& senders) { senders.mark_ready(id, tokens); });
 }
 
 void Sending::rewind(std::uint32_t tokens, const Delay& delay) {
@@ -63,18 +85,7 @@ void Sending::rewind(std::uint32_t tokens, const Delay& delay) {
     const std::size_t kept = std::min(state_->pages.size(), pages_for(memory, tokens));
     memory.give_back(std::span(state_->pages).subspan(kept));
     state_->pages.resize(kept);
-    const auto tell = [weak = node_, id = id_, tokens, epoch] {
-        const auto alive = weak.lock();
-        if (!alive) return;
-        alive->run([self = alive.get(), id, tokens, epoch] {
-            self->exchange().senders().rewind(id, tokens, epoch);
-        });
-    };
-    if (delay.most == Duration::zero()) {
-        tell();
-    } else {
-        node->network.after(delay, tell);
-    }
+    call([id = id_, tokens, epoch](Senders& senders) { senders.rewind(id, tokens, epoch); }, delay);
 }
 
 void Sending::finish(std::uint32_t rows) {
@@ -84,14 +95,16 @@ void Sending::finish(std::uint32_t rows) {
         Memory& memory = node->memory(std::string(kRows));
         state_->rows = memory.take(rows);
         memory.fill(tag_, state_->rows, 0);
-        node->exchange().senders().append_final(id_, memory.pool(), state_->rows, 0);
+        call([id = id_, pool = memory.pool(), pages = state_->rows](Senders& senders) {
+            senders.append_final(id, pool, pages, 0);
+        });
     }
-    node->exchange().senders().finish(id_);
+    call([id = id_](Senders& senders) { senders.finish(id); });
 }
 
 void Sending::abort(const std::string& reason) {
-    if (const auto node = node_.lock())
-        node->exchange().senders().abort(id_, Status(Code::aborted, reason));
+    call(
+        [id = id_, reason](Senders& senders) { senders.abort(id, Status(Code::aborted, reason)); });
 }
 
 Receiving::Receiving(const std::shared_ptr<Node>& node, const Wish& wish) : node_(node) {

@@ -43,7 +43,12 @@ class Sending {
     struct State {
         std::vector<std::int32_t> pages, rows;
         std::optional<Status> outcome;
+        unsigned on_their_way = 0;  // calls that the control thread has not heard of
+        Instant heard_until;        // when it will have heard of them all
     };
+
+    // Calls of one thread are heard in their order, `delay` after the call or after the one before.
+    void call(std::function<void(Senders&)> what, const Delay& delay = {});
 
     std::weak_ptr<Node> node_;
     std::string tag_;
