@@ -5,7 +5,15 @@
 """
 
 from mooncake_connector.config import ConnectorConfig, EngineConfig
-from mooncake_connector.engine import Completion, Engine, Pool, Recv, RegisteredMemory, Send, Transfer
+from mooncake_connector.engine import (
+    Completion,
+    Engine,
+    Pool,
+    Recv,
+    RegisteredMemory,
+    Send,
+    Transfer,
+)
 from mooncake_connector.errors import (
     AuthenticationFailed,
     ConfigError,

@@ -2,8 +2,8 @@
 """The engine: moves pages between this process and others.
 
 A sender opens ``send(tag)`` and adds pages as it has them; a receiver posts ``recv(sender, tag,
-pages)``. Whichever comes first waits for the other. Everything happens in threads of the engine that
-never take the GIL; the calls here only hand over work, and `Engine.poll` tells what has ended.
+pages)``. Whichever comes first waits for the other. Everything happens in threads of the engine
+that never take the GIL; the calls here only hand over work, and `Engine.poll` tells what has ended.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ class Send(Transfer):
             first_token = expected or 0
         elif expected is not None and first_token != expected:
             raise ConfigError(
-                f"first_token={first_token} leaves a gap: the pages of pool {pool.name!r} so far end "
-                f"at token {expected}"
+                f"first_token={first_token} leaves a gap: the pages of pool {pool.name!r} so far "
+                f"end at token {expected}"
             )
         pages = _pages(page_ids)
         self._native.append(self._handle, pool.name, pages, first_token)
@@ -209,9 +209,7 @@ class Send(Transfer):
             size = self._engine._pools[pool].page_size
             self._next_token[pool] = min(end, -(-tokens // size) * size)
 
-    def finish(
-        self, *, windows: Sequence[WindowedPart] = (), rows: Sequence[Part] = ()
-    ) -> None:
+    def finish(self, *, windows: Sequence[WindowedPart] = (), rows: Sequence[Part] = ()) -> None:
         """No more tokens will come; parts that are shipped only at the end are shipped now.
 
         Args:
@@ -227,7 +225,7 @@ class Send(Transfer):
         self._native.abort(self._handle, reason)
 
     def matched(self) -> list[tuple[str, int | None]]:
-        """Receivers so far: address, and the first token wanted (None: only released). Never blocks."""
+        """Receivers so far: address, and the first token wanted (None: only released)."""
         return self._native.matched(self._handle)
 
 
@@ -320,10 +318,11 @@ class Engine:
         Args:
             sender: address or addresses.
             tag: the send's.
-            parts: (pool, page_ids): int32 pages of this engine for the tokens [first_token, tokens);
-                the first page is the one that holds first_token. Pages equal to the pool's null page
-                are left out. No parts (and tokens=0) releases the send. A part whose tokens are
-                wanted from a later one on (a sliding window) says so: (pool, page_ids, first_token).
+            parts: (pool, page_ids): int32 pages of this engine for the tokens [first_token,
+                tokens); the first page is the one that holds first_token. Pages equal to the pool's
+                null page are left out. No parts (and tokens=0) releases the send. A part whose
+                tokens are wanted from a later one on (a sliding window) says so: (pool, page_ids,
+                first_token).
             tokens: number of the first token that is not wanted.
             first_token: number of the first token that is.
             rows: (pool, page_ids): rows that come at the end of the send.
@@ -391,8 +390,8 @@ class Engine:
     def poll(self) -> list[Completion]:
         """What has ended since the last call, oldest first. Never blocks.
 
-        Also hands the engine's log lines to this module's logger. Transfers whose object is gone are
-        left out: nobody is interested in them.
+        Also hands the engine's log lines to this module's logger. Transfers whose object is gone
+        are left out: nobody is interested in them.
         """
         self._write_log()
         completions = []
@@ -403,7 +402,7 @@ class Engine:
         return completions
 
     def peers(self) -> list[dict[str, Any]]:
-        """Sessions: address, instance_id, state, path, notes on why better paths are not used, bytes."""
+        """Sessions: address, instance_id, state, path, notes (why not a better one), bytes."""
         return self._native.peers()
 
     def stats(self) -> dict[str, int]:

@@ -80,7 +80,8 @@ std::vector<TokenRange> PageTable::present(TokenRange range) const {
     const TokenRange all = tokens();
     range = {std::max(range.first, all.first), std::min(range.end, all.end)};
     if (range.empty()) return {};
-    const auto null_at = null_page_ ? std::find(pages_.begin(), pages_.end(), *null_page_) : pages_.end();
+    const auto null_at =
+        null_page_ ? std::find(pages_.begin(), pages_.end(), *null_page_) : pages_.end();
     if (null_at == pages_.end()) return {range};
     std::vector<TokenRange> ranges;
     std::uint32_t first = range.first;

@@ -88,9 +88,12 @@ void get(ByteReader& r, Recv& m) {
     m.segment_bytes = r.get_varint();
     m.verify = get_flag(r);
     const std::uint64_t count = r.get_varint(kMaxParts);
+    std::size_t ranges = 0;
     for (std::uint64_t i = 0; i < count && !r.failed(); ++i) {
         const auto plan = r.get_id<PlanId>();
         m.parts.push_back({plan, get_ranges(r)});
+        ranges += m.parts.back().wanted.size();
+        if (ranges > kMaxRanges) r.fail();
     }
 }
 

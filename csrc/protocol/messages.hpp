@@ -31,7 +31,7 @@ inline constexpr std::size_t kMaxNameBytes = 1024;
 inline constexpr std::size_t kMaxReasonBytes = 4096;
 inline constexpr std::size_t kMaxPools = 1024;
 inline constexpr std::size_t kMaxParts = 1024;
-inline constexpr std::size_t kMaxRanges = 65536;
+inline constexpr std::size_t kMaxRanges = 65536;  // of all parts of a message together
 inline constexpr std::size_t kMaxPagesPerMessage = 1U << 20;
 inline constexpr std::size_t kMaxSegments = 65536;  // of a one-sided list; longer ones are cut
 

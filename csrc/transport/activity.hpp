@@ -10,8 +10,8 @@
 namespace mc {
 
 // A step of work that an EventLoop runs when asked to, at most once for each of its rounds: long
-// work asks again at its end and so leaves room for others. Belongs to the loop's thread; destroying
-// it there takes back what was asked for.
+// work asks again at its end and so leaves room for others. Belongs to the loop's thread;
+// destroying it there takes back what was asked for.
 class Activity {
   public:
     Activity(EventLoop& loop, std::function<void()> step)

@@ -36,9 +36,8 @@ void Arrival::find_stream() {
         const TokenRange tokens{header_.first_token, header_.first_token + header_.tokens};
         Result<std::shared_ptr<const Slice>> slice = sink_->slice(header_.part, tokens);
         if (!slice) {
-            log_.write(LogLevel::warning,
-                       "dropped a batch of " + std::to_string(header_.length) +
-                           " bytes: " + slice.status().message());
+            log_.write(LogLevel::warning, "dropped a batch of " + std::to_string(header_.length) +
+                                              " bytes: " + slice.status().message());
             return refuse();
         }
         slice_ = *std::move(slice);

@@ -16,9 +16,9 @@
 namespace mc {
 
 // The receiver's side of a push path: takes the batches of one stream and puts their bytes where
-// this engine's own plan says, or drops them. Nothing in a header decides about an address: it names
-// a grant, a part and a range of bytes, each of which is looked up and checked. Belongs to one
-// thread.
+// this engine's own plan says, or drops them. Nothing in a header decides about an address: it
+// names a grant, a part and a range of bytes, each of which is looked up and checked. Belongs to
+// one thread.
 class Arrival {
   public:
     Arrival(Sinks& sinks, Log& log) : sinks_(sinks), log_(log) {}
@@ -34,8 +34,8 @@ class Arrival {
     // The batch's next bytes are dropped, and with them the batch.
     void skip(std::uint64_t bytes);
 
-    // For bytes that the kernel copies straight into pages: where the next ones go, while a visit of
-    // hold() lasts, and then how many have arrived.
+    // For bytes that the kernel copies straight into pages: where the next ones go, while a visit
+    // of hold() lasts, and then how many have arrived.
     Hold& hold() { return sink_->hold(); }
     [[nodiscard]] std::uint32_t epoch() const { return header_.epoch; }
     SegmentStream& stream() { return *stream_; }
@@ -51,7 +51,7 @@ class Arrival {
     Log& log_;
     BatchHeader header_;
     std::uint64_t left_ = 0;
-    std::shared_ptr<Sink> sink_;       // of the batch under way; null: dropped
+    std::shared_ptr<Sink> sink_;  // of the batch under way; null: dropped
     std::uint64_t segments_before_ = 0;
 
     // Batches of one slice follow each other: the stream goes on where the last one ended. `known_`

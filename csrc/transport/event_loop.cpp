@@ -61,8 +61,8 @@ Status EventLoop::start(std::string thread_name) {
             run();
         });
     } catch (const std::system_error& error) {
-        status = Status(Code::resource_exhausted,
-                        std::string("cannot start a thread: ") + error.what());
+        status =
+            Status(Code::resource_exhausted, std::string("cannot start a thread: ") + error.what());
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
     return status;

@@ -37,9 +37,7 @@ void Hold::close(std::function<void()> on_idle) {
     await_idle(kClosed | kAwaited, std::move(on_idle));
 }
 
-void Hold::when_drained(std::function<void()> on_idle) {
-    await_idle(kAwaited, std::move(on_idle));
-}
+void Hold::when_drained(std::function<void()> on_idle) { await_idle(kAwaited, std::move(on_idle)); }
 
 void Hold::await_idle(std::uint64_t flags, std::function<void()> on_idle) {
     {

@@ -92,8 +92,8 @@ class Path {
     virtual ~Path() = default;
     [[nodiscard]] virtual PathKind kind() const = 0;
 
-    virtual void push(Push job) = 0;   // push paths; others fail the job with `unsupported`
-    virtual void pull(Pull job) = 0;   // pull paths; others fail the job with `unsupported`
+    virtual void push(Push job) = 0;  // push paths; others fail the job with `unsupported`
+    virtual void pull(Pull job) = 0;  // pull paths; others fail the job with `unsupported`
     // Push paths: the in-band end of a transfer, after all its jobs submitted here so far.
     virtual void end(GrantId grant, std::uint32_t epoch) = 0;
 

@@ -46,7 +46,8 @@ void PullPath::step() {
 // One step of the job, under its hold.
 Status PullPath::advance(Job& job) {
     const Pull& pull = job.pull;
-    const Status taken_back(Code::aborted, "the pages were taken back while they were being filled");
+    const Status taken_back(Code::aborted,
+                            "the pages were taken back while they were being filled");
     std::uint64_t bytes = 0;
     const std::span<const Span> spans = next_spans(job, bytes);
     {

@@ -18,8 +18,8 @@ void PushPath::push(Push job) {
 }
 
 void PushPath::pull(Pull job) {
-    job.done(Status(Code::unsupported, "a " + std::string(to_string(kind())) +
-                                           " path pushes; it cannot pull"),
+    job.done(Status(Code::unsupported,
+                    "a " + std::string(to_string(kind())) + " path pushes; it cannot pull"),
              {});
 }
 

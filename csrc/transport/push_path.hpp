@@ -18,8 +18,8 @@ namespace mc {
 using OnFailure = std::function<void(Status)>;
 
 // What the push paths have in common: the queue of jobs, the arriving batches, and the rules about
-// who is called when. Work is done in steps of the loop. Callbacks of jobs run at the end of a step,
-// so that they may call push(), end() and close(); nobody may destroy the path in a callback.
+// who is called when. Work is done in steps of the loop. Callbacks of jobs run at the end of a
+// step, so that they may call push(), end() and close(); nobody may destroy the path in a callback.
 class PushPath : public Path {
   public:
     void push(Push job) final;

@@ -56,8 +56,7 @@ SegmentStream& PushQueue::stream() {
     Item& item = flow().items.front();
     if (!item.stream) {
         const Piece& piece = item.push.piece;
-        item.stream =
-            std::make_unique<SegmentStream>(item.push.source, piece.offset, piece.length);
+        item.stream = std::make_unique<SegmentStream>(item.push.source, piece.offset, piece.length);
     }
     return *item.stream;
 }

@@ -28,11 +28,11 @@ class PushQueue {
     void choose();
 
     // The item whose turn it is; the queue is not empty.
-    [[nodiscard]] bool at_end() const;    // an end rather than a job
-    BatchHeader take_end();               // removes it
+    [[nodiscard]] bool at_end() const;  // an end rather than a job
+    BatchHeader take_end();             // removes it
     [[nodiscard]] const Push& job() const;
     [[nodiscard]] std::uint64_t job_remaining() const;
-    SegmentStream& stream();              // of the job, behind the last byte taken from it
+    SegmentStream& stream();  // of the job, behind the last byte taken from it
     // The header of the next `length` bytes of the job, before they are taken from the stream.
     [[nodiscard]] BatchHeader header(std::uint32_t length) const;
     // `length` bytes of the job are on their way in one batch.
@@ -41,7 +41,7 @@ class PushQueue {
         std::function<void(Status, Moved)> done;
         Moved moved;
     };
-    Finished take_job();                  // removes it
+    Finished take_job();  // removes it
 
     // Removes everything; the ends are dropped.
     std::vector<Finished> take_all();
@@ -53,7 +53,7 @@ class PushQueue {
 
   private:
     struct Item {
-        Push push;                            // for an end: only the grant and the epoch
+        Push push;  // for an end: only the grant and the epoch
         bool end = false;
         std::unique_ptr<SegmentStream> stream;  // made when the job's turn comes
         std::uint64_t sent = 0;
@@ -71,8 +71,8 @@ class PushQueue {
 
     // A grant's flow lives from its first job to its end, which every grant gets in the end.
     std::unordered_map<GrantId, Flow> flows_;
-    std::deque<Flow*> turns_;      // flows with items; the first has its turn
-    std::uint64_t turn_bytes_ = 0; // sent in this turn
+    std::deque<Flow*> turns_;       // flows with items; the first has its turn
+    std::uint64_t turn_bytes_ = 0;  // sent in this turn
     std::atomic<std::uint64_t> outstanding_{0};
 };
 

@@ -53,9 +53,14 @@ void copy(SegmentStream& stream, Flat* flat, std::uint64_t bytes) {
 }  // namespace
 
 std::span<const Segment> SegmentStream::window() {
-    if (first_ == count_) {
+    if (count_ - first_ < kWindow / 4 && !exhausted_) {
+        std::copy(window_.begin() + first_, window_.begin() + count_, window_.begin());
+        count_ -= first_;
         first_ = 0;
-        count_ = remaining_ == 0 ? 0 : cursor_.next(window_);
+        const std::size_t asked = kWindow - count_;
+        const std::size_t got = cursor_.next(std::span(window_).subspan(count_));
+        exhausted_ = got < asked;
+        count_ += got;
     }
     return std::span<const Segment>(window_).subspan(first_, count_ - first_);
 }
@@ -73,6 +78,13 @@ void SegmentStream::advance(std::uint64_t bytes) {
         ++first_;
         ++segments_;
     }
+}
+
+bool SegmentStream::longer_than(std::uint64_t bytes) {
+    std::uint64_t total = 0;
+    const std::span<const Segment> next = window();
+    for (const Segment& segment : next) total += segment.length;
+    return total >= next.size() * bytes;
 }
 
 void gather(SegmentStream& from, std::uint8_t* to, std::uint64_t bytes) {

@@ -88,8 +88,8 @@ Status CmaPath::read(const Pull& job, std::span<const Span> spans) {
     there.add(job.guard, sizeof(guard));
     left += sizeof(guard);
     while (left > 0) {
-        const ssize_t count = ::process_vm_readv(pid_, here.data(), here.size(), there.data(),
-                                                 there.size(), 0);
+        const ssize_t count =
+            ::process_vm_readv(pid_, here.data(), here.size(), there.data(), there.size(), 0);
         if (count < 0 && errno == EINTR) continue;
         if (count < 0) return read_failure(errno);
         if (count == 0) return read_failure(EFAULT);

@@ -11,8 +11,8 @@ namespace mc {
 // the peer, whose threads need not even run.
 class CmaPath final : public PullPath {
   public:
-    // `pidfd` is of the process `pid`, whose memory was found readable (SameHostLink::cma_readable).
-    // To be made and destroyed in the loop's thread.
+    // `pidfd` is of the process `pid`, whose memory was found readable
+    // (SameHostLink::cma_readable). To be made and destroyed in the loop's thread.
     CmaPath(EventLoop& loop, pid_t pid, FileDescriptor pidfd, OnFailure on_failure = nullptr);
     ~CmaPath() override;
 

@@ -10,8 +10,9 @@
 namespace mc {
 
 // A word in this process's memory that tells a peer, which reads our pages without asking, whether
-// it may still believe what it read: it reads the word after the bytes, and compares. Words are never
-// unmapped, and each guard's values are its own, so that a late reader never takes one for another.
+// it may still believe what it read: it reads the word after the bytes, and compares. Words are
+// never unmapped, and each guard's values are its own, so that a late reader never takes one for
+// another.
 class Guard {
   public:
     // `hold` is of the pages that the guard stands for. Readers in this process, whose copies from

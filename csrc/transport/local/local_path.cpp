@@ -9,7 +9,8 @@
 
 namespace mc {
 
-LocalPath::LocalPath(EventLoop& loop, OnFailure on_failure) : PullPath(loop, std::move(on_failure)) {}
+LocalPath::LocalPath(EventLoop& loop, OnFailure on_failure)
+    : PullPath(loop, std::move(on_failure)) {}
 
 LocalPath::~LocalPath() { close(Status(Code::aborted, "the local path was taken down")); }
 

@@ -18,14 +18,15 @@ namespace mc::samehost {
 namespace {
 
 // The C library here may be older than the kernel.
-constexpr int kSoPeerPidfd = 77;       // SO_PEERPIDFD, Linux 6.5
-constexpr long kPidfdOpen = 434;       // pidfd_open, Linux 5.3
+constexpr int kSoPeerPidfd = 77;  // SO_PEERPIDFD, Linux 6.5
+constexpr long kPidfdOpen = 434;  // pidfd_open, Linux 5.3
 
 FileDescriptor open_pidfd(int socket, pid_t pid) {
     int fd = -1;
     socklen_t length = sizeof(fd);
     // The socket's own answer cannot name a later process with the same number.
-    if (::getsockopt(socket, SOL_SOCKET, kSoPeerPidfd, &fd, &length) == 0) return FileDescriptor(fd);
+    if (::getsockopt(socket, SOL_SOCKET, kSoPeerPidfd, &fd, &length) == 0)
+        return FileDescriptor(fd);
     return FileDescriptor(static_cast<int>(::syscall(kPidfdOpen, pid, 0)));
 }
 
@@ -124,7 +125,8 @@ Result<Address> socket_address(const std::string& name) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     const bool abstract = name.starts_with('@');
-    // A path needs its final zero; an abstract name has a leading one instead, and is all its bytes.
+    // A path needs its final zero; an abstract name has a leading one instead, and is all its
+    // bytes.
     if (name.empty() || name.size() + (abstract ? 0 : 1) > sizeof(address.sun_path)) {
         return Status(Code::invalid_argument, "'" + name + "' is " +
                                                   (name.empty() ? "empty" : "too long") +

@@ -17,14 +17,14 @@ namespace mc {
 
 // What two engines on one host share once the same-host handshake has succeeded.
 struct SameHostLink {
-    FileDescriptor socket;              // kept open: its hang-up is the peer's end
+    FileDescriptor socket;  // kept open: its hang-up is the peer's end
     std::unique_ptr<RingMemory> rings;
-    FileDescriptor wake_me;             // eventfd, waited for here
-    FileDescriptor wake_peer;           // eventfd, written here
-    pid_t peer_pid = 0;                 // 0: the peer lives in a pid namespace that is not seen here
-    FileDescriptor pidfd;               // of the peer; empty when its memory cannot be read
-    bool cma_readable = false;          // a nonce was read from the peer's memory
-    std::string cma_reason;             // why not
+    FileDescriptor wake_me;     // eventfd, waited for here
+    FileDescriptor wake_peer;   // eventfd, written here
+    pid_t peer_pid = 0;         // 0: the peer lives in a pid namespace that is not seen here
+    FileDescriptor pidfd;       // of the peer; empty when its memory cannot be read
+    bool cma_readable = false;  // a nonce was read from the peer's memory
+    std::string cma_reason;     // why not
 };
 
 // The kernel's boot id: equal for all processes of one host, containers included; "" if unreadable.

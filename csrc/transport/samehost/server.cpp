@@ -26,7 +26,7 @@ Status prepare_folder(const std::string& folder) {
     if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
         return errno_status("cannot make the folder ipc_dir=" + folder, errno);
     }
-    struct stat about {};
+    struct stat about{};
     if (::lstat(folder.c_str(), &about) != 0) {
         return errno_status("cannot examine the folder ipc_dir=" + folder, errno);
     }
@@ -113,8 +113,8 @@ void SameHostServer::read_request(int socket) {
     std::vector<FileDescriptor> descriptors;
     Status status = samehost::receive_with_descriptors(
         socket, {reinterpret_cast<std::uint8_t*>(&request), sizeof(request)}, descriptors);
-    if (status && (request.magic != samehost::kMagic ||
-                   descriptors.size() != samehost::kDescriptors)) {
+    if (status &&
+        (request.magic != samehost::kMagic || descriptors.size() != samehost::kDescriptors)) {
         status = Status(Code::protocol, "the same-host peer speaks another version");
     }
     if (!status) {
@@ -130,8 +130,7 @@ void SameHostServer::read_request(int socket) {
                    RingMemory::adopt(std::move(descriptors[0]));
                !rings) {
         reply.verdict = Verdict::rings_refused;
-        log_.write(LogLevel::warning,
-                   "a same-host peer was refused: " + rings.status().message());
+        log_.write(LogLevel::warning, "a same-host peer was refused: " + rings.status().message());
     } else {
         link.rings = *std::move(rings);
         link.wake_me = std::move(descriptors[1]);

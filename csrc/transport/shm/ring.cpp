@@ -4,7 +4,9 @@
 namespace mc {
 namespace {
 
-Status impossible() { return {Code::protocol, "the peer wrote an impossible position to the ring"}; }
+Status impossible() {
+    return {Code::protocol, "the peer wrote an impossible position to the ring"};
+}
 
 bool take_announcement(std::atomic<std::uint32_t>& waits) {
     return waits.load(std::memory_order_seq_cst) != 0 && waits.exchange(0) != 0;

@@ -14,10 +14,10 @@ namespace mc {
 // other's position from the shared memory as a claim to be checked: whatever the peer writes there,
 // no access leaves the ring.
 //
-// Sleeping: a side that finds nothing to do announces it and looks once more; the other side, having
-// moved on, looks for the announcement. All four steps are sequentially consistent, so that at least
-// one side sees the other's. While both are awake nobody makes a system call. A producer sleeps until
-// half of the ring is free, not for every few bytes.
+// Sleeping: a side that finds nothing to do announces it and looks once more; the other side,
+// having moved on, looks for the announcement. All four steps are sequentially consistent, so that
+// at least one side sees the other's. While both are awake nobody makes a system call. A producer
+// sleeps until half of the ring is free, not for every few bytes.
 
 class RingProducer {
   public:

@@ -27,7 +27,8 @@ std::size_t file_bytes(std::size_t capacity) { return kControls + 2 * capacity; 
 
 Result<std::unique_ptr<RingMemory>> RingMemory::create(std::size_t capacity) {
     capacity = std::bit_ceil(std::clamp(capacity, kSmallest, kLargest));
-    FileDescriptor memory(::memfd_create("mooncake_connector ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    FileDescriptor memory(
+        ::memfd_create("mooncake_connector ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!memory) return errno_status("cannot make shared memory", errno);
     if (::ftruncate(memory.get(), static_cast<off_t>(file_bytes(capacity))) != 0 ||
         ::fcntl(memory.get(), F_ADD_SEALS, kSeals) != 0) {
@@ -45,7 +46,7 @@ Result<std::unique_ptr<RingMemory>> RingMemory::adopt(FileDescriptor memory) {
     if ((seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW)) {
         return Status(Code::protocol, "the peer's ring is not sealed against resizing");
     }
-    struct stat about {};
+    struct stat about{};
     if (::fstat(memory.get(), &about) != 0) return errno_status("cannot examine a ring", errno);
     const auto bytes = static_cast<std::size_t>(about.st_size);
     const std::size_t capacity = bytes > kControls ? (bytes - kControls) / 2 : 0;
@@ -61,8 +62,8 @@ Result<std::unique_ptr<RingMemory>> RingMemory::adopt(FileDescriptor memory) {
 Status RingMemory::map(std::size_t capacity) {
     // One reservation, in which the control pages and each ring's bytes, twice, are then placed.
     mapped_bytes_ = kControls + 4 * capacity;
-    void* const reserved =
-        ::mmap(nullptr, mapped_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const reserved = ::mmap(nullptr, mapped_bytes_, PROT_NONE,
+                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (reserved == MAP_FAILED) return errno_status("cannot reserve addresses for a ring", errno);
     mapping_ = static_cast<std::uint8_t*>(reserved);
 

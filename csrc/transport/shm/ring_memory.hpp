@@ -14,16 +14,17 @@ namespace mc {
 // The shared words of one ring. Each side writes its own cache lines only. Positions count bytes
 // since the beginning and never wrap.
 struct RingControl {
-    alignas(64) std::atomic<std::uint64_t> written;   // by the producer
-    std::atomic<std::uint32_t> producer_waits;        // for room; cleared by who wakes it
-    alignas(64) std::atomic<std::uint64_t> taken;     // by the consumer
-    std::atomic<std::uint32_t> consumer_waits;        // for bytes
+    alignas(64) std::atomic<std::uint64_t> written;  // by the producer
+    std::atomic<std::uint32_t> producer_waits;       // for room; cleared by who wakes it
+    alignas(64) std::atomic<std::uint64_t> taken;    // by the consumer
+    std::atomic<std::uint32_t> consumer_waits;       // for bytes
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 
 // One ring as this process sees it: the control words, and `capacity` bytes that are mapped twice,
-// one mapping right behind the other, so that every stretch of up to `capacity` bytes is contiguous.
+// one mapping right behind the other, so that every stretch of up to `capacity` bytes is
+// contiguous.
 struct Ring {
     RingControl* control = nullptr;
     std::uint8_t* data = nullptr;
@@ -51,7 +52,8 @@ class RingMemory {
     static constexpr std::size_t kLargest = 64U << 20;
 
   private:
-    RingMemory(FileDescriptor memory, bool created) : memory_(std::move(memory)), created_(created) {}
+    RingMemory(FileDescriptor memory, bool created)
+        : memory_(std::move(memory)), created_(created) {}
     Status map(std::size_t capacity);
 
     FileDescriptor memory_;

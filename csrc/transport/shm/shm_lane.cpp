@@ -93,7 +93,8 @@ Result<ShmLane::Outcome> ShmLane::send(std::uint64_t budget) {
         if (!room) return room.status();
         queue_.choose();
         const std::uint64_t least =
-            queue_.at_end() ? 0 : std::min<std::uint64_t>(queue_.job_remaining(), kSmallestCutBytes);
+            queue_.at_end() ? 0
+                            : std::min<std::uint64_t>(queue_.job_remaining(), kSmallestCutBytes);
         if (*room < record_bytes(least)) {
             outcome = Outcome::blocked;
             break;

@@ -9,9 +9,9 @@
 
 namespace mc {
 
-// A pair of rings in shared memory that carries batches both ways: the sender gathers into its ring,
-// the receiver scatters from it. A record is a header in a cache line of its own and the bytes, filled
-// up to whole cache lines; records are published whole.
+// A pair of rings in shared memory that carries batches both ways: the sender gathers into its
+// ring, the receiver scatters from it. A record is a header in a cache line of its own and the
+// bytes, filled up to whole cache lines; records are published whole.
 class ShmLane final : public PushPath {
   public:
     // Takes the link's socket, rings and eventfds. To be made and destroyed in the loop's thread.

@@ -6,8 +6,8 @@
 
 namespace mc {
 
-// Packed bytes should still be in the L2 cache when the kernel copies them, and a system call should
-// move enough to be worth it.
+// Packed bytes should still be in the L2 cache when the kernel copies them, and a system call
+// should move enough to be worth it.
 inline constexpr std::size_t kTcpStagingBytes = 256U << 10;
 // A batch is not cut shorter than this only to fill the staging buffer up.
 inline constexpr std::size_t kTcpSmallestCutBytes = 16U << 10;

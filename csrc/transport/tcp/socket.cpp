@@ -38,8 +38,7 @@ Result<AddressList> resolve(const HostPort& address, int flags) {
 }
 
 FileDescriptor open_socket(const addrinfo& info) {
-    return FileDescriptor(::socket(info.ai_family,
-                                   info.ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC,
+    return FileDescriptor(::socket(info.ai_family, info.ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC,
                                    info.ai_protocol));
 }
 
@@ -50,7 +49,8 @@ void set_option(int socket, int level, int option, int value) {
 
 void set_stream_options(int socket) {
     set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1);
-    // Finds dead hosts under connections that have nothing to say; busy ones have the session's ping.
+    // Finds dead hosts under connections that have nothing to say; busy ones have the session's
+    // ping.
     set_option(socket, SOL_SOCKET, SO_KEEPALIVE, 1);
     set_option(socket, IPPROTO_TCP, TCP_KEEPIDLE, 30);
     set_option(socket, IPPROTO_TCP, TCP_KEEPINTVL, 10);
@@ -60,11 +60,11 @@ void set_stream_options(int socket) {
 // 0 when connected, else an errno value.
 int finish_connecting(int socket, Instant deadline) {
     for (;;) {
-        const auto left =
-            std::chrono::ceil<std::chrono::milliseconds>(deadline - now()).count();
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - now()).count();
         if (left <= 0) return ETIMEDOUT;
         pollfd waiting{socket, POLLOUT, 0};
-        const int ready = ::poll(&waiting, 1, static_cast<int>(std::min<std::int64_t>(left, 60'000)));
+        const int ready =
+            ::poll(&waiting, 1, static_cast<int>(std::min<std::int64_t>(left, 60'000)));
         if (ready < 0 && errno != EINTR) return errno;
         if (ready <= 0) continue;
         int error = 0;
@@ -77,9 +77,9 @@ int finish_connecting(int socket, Instant deadline) {
 Result<HostPort> host_port(const sockaddr_storage& storage, socklen_t length) {
     char host[NI_MAXHOST];
     char port[NI_MAXSERV];
-    const int error = ::getnameinfo(reinterpret_cast<const sockaddr*>(&storage), length, host,
-                                    sizeof(host), port, sizeof(port),
-                                    NI_NUMERICHOST | NI_NUMERICSERV);
+    const int error =
+        ::getnameinfo(reinterpret_cast<const sockaddr*>(&storage), length, host, sizeof(host), port,
+                      sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
     if (error != 0) {
         return Status(Code::internal, std::string("not an address: ") + ::gai_strerror(error));
     }
@@ -92,9 +92,12 @@ Result<HostPort> host_port(const sockaddr_storage& storage, socklen_t length) {
 }  // namespace
 
 std::string HostPort::text() const {
-    std::string result = host;
-    if (host.find(':') != std::string::npos) result.insert(0, 1, '[').push_back(']');
-    return result + ":" + std::to_string(port);
+    const bool brackets = host.find(':') != std::string::npos;
+    std::string result;
+    if (brackets) result += '[';
+    result += host;
+    if (brackets) result += ']';
+    return result + ':' + std::to_string(port);
 }
 
 Result<HostPort> parse_host_port(std::string_view text) {
@@ -168,7 +171,8 @@ Result<FileDescriptor> connect_tcp(const HostPort& address, Instant deadline) {
         }
         set_stream_options(socket.get());
         error = ::connect(socket.get(), info->ai_addr, info->ai_addrlen) == 0 ? 0 : errno;
-        if (error == EINPROGRESS || error == EINTR) error = finish_connecting(socket.get(), deadline);
+        if (error == EINPROGRESS || error == EINTR)
+            error = finish_connecting(socket.get(), deadline);
         if (error == 0) return socket;
     }
     return errno_status("cannot connect to " + address.text(), error);

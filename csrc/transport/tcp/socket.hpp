@@ -25,13 +25,14 @@ Result<HostPort> parse_host_port(std::string_view text);
 // wildcard accepts IPv4 too. Resolves names, so it may block.
 Result<FileDescriptor> listen_tcp(const HostPort& address);
 
-// The next waiting connection, with the stream options below; an empty descriptor when there is none.
+// The next waiting connection, with the stream options below; an empty descriptor when there is
+// none.
 Result<FileDescriptor> accept_tcp(int listener);
 
-// Connects to the first of the host's addresses that answers; blocks, at most until `deadline` (name
-// resolution has time limits of its own). The result is non-blocking and has the stream options:
-// no delay (the lanes batch by themselves), keep-alive, close-on-exec. Fails with `unreachable` or
-// `timeout`; the message says what was tried.
+// Connects to the first of the host's addresses that answers; blocks, at most until `deadline`
+// (name resolution has time limits of its own). The result is non-blocking and has the stream
+// options: no delay (the lanes batch by themselves), keep-alive, close-on-exec. Fails with
+// `unreachable` or `timeout`; the message says what was tried.
 Result<FileDescriptor> connect_tcp(const HostPort& address, Instant deadline);
 
 // The addresses of a socket's two ends, in numbers.

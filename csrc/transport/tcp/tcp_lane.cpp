@@ -11,10 +11,8 @@ TcpLane::TcpLane(EventLoop& loop, FileDescriptor socket, Sinks& sinks, OnFailure
                  Log& log)
     : PushPath(loop, sinks, std::move(on_failure), log),
       socket_(std::move(socket)),
-      sender_(queue_,
-              [this](PushQueue::Finished job, Status status) {
-                  finish(std::move(job), std::move(status));
-              }),
+      sender_(queue_, [this](PushQueue::Finished job,
+                             Status status) { finish(std::move(job), std::move(status)); }),
       receiver_(arrival_) {
     schedule();  // looks for what came before the socket was watched, and watches it
 }
@@ -29,9 +27,9 @@ Status TcpLane::advance() {
     const bool blocked = *outcome == TcpSender::Outcome::blocked;
     const std::uint32_t events = EPOLLIN | (blocked ? std::uint32_t{EPOLLOUT} : 0U);
     if (events == watched_) return {};
-    const Status status = watched_ == 0
-                              ? loop_.watch(socket_.get(), events, [this](std::uint32_t) { step(); })
-                              : loop_.change(socket_.get(), events);
+    const Status status =
+        watched_ == 0 ? loop_.watch(socket_.get(), events, [this](std::uint32_t) { step(); })
+                      : loop_.change(socket_.get(), events);
     watched_ = events;
     return status;
 }

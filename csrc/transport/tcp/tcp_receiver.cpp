@@ -39,7 +39,8 @@ Status TcpReceiver::receive(int socket, std::uint64_t budget) {
     std::uint64_t total = 0;
     bool more = true;
     while (more && total < budget) {
-        Result<bool> read = direct() ? read_direct(socket, total) : read_staged(socket, total);
+        const bool into_pages = direct_ && arrival_.wanted() && arrival_.left() > 0;
+        Result<bool> read = into_pages ? read_direct(socket, total) : read_staged(socket, total);
         if (!read) return read.status();
         more = *read;
         MC_RETURN_IF_ERROR(parse());
@@ -58,13 +59,13 @@ Status TcpReceiver::parse() {
             continue;
         }
         if (staged() < BatchHeader::kBytes) break;
-        Result<BatchHeader> header = decode_batch_header(
-            std::span<const std::uint8_t, BatchHeader::kBytes>(&staging_[begin_],
-                                                               BatchHeader::kBytes));
+        Result<BatchHeader> header =
+            decode_batch_header(std::span<const std::uint8_t, BatchHeader::kBytes>(
+                &staging_[begin_], BatchHeader::kBytes));
         if (!header) return header.status();
         begin_ += BatchHeader::kBytes;
         arrival_.begin(*header);
-        headers_only_ = direct();
+        direct_ = arrival_.wanted() && arrival_.stream().longer_than(kTcpDirectReceiveBytes);
     }
     std::memmove(&staging_[0], &staging_[begin_], staged());
     end_ -= begin_;
@@ -72,18 +73,9 @@ Status TcpReceiver::parse() {
     return {};
 }
 
-// Whether the rest of the batch under way should be read straight into its pages.
-bool TcpReceiver::direct() {
-    if (!arrival_.wanted() || arrival_.left() < kTcpDirectReceiveBytes) return false;
-    const std::span<const Segment> window = arrival_.stream().window();
-    std::uint64_t bytes = 0;
-    for (const Segment& segment : window) bytes += segment.length;
-    return bytes >= window.size() * kTcpDirectReceiveBytes;
-}
-
 Result<bool> TcpReceiver::read_staged(int socket, std::uint64_t& total) {
-    const std::size_t limit = headers_only_ && arrival_.left() == 0 ? BatchHeader::kBytes
-                                                                    : kTcpStagingBytes;
+    const std::size_t limit =
+        direct_ && arrival_.left() == 0 ? BatchHeader::kBytes : kTcpStagingBytes;
     iovec vector{&staging_[end_], limit - end_};
     Result<std::uint64_t> count = read_vectors(socket, {&vector, 1});
     if (!count) return count.status();
@@ -103,8 +95,8 @@ Result<bool> TcpReceiver::read_direct(int socket, std::uint64_t& total) {
             arrival_.refuse();
             return true;
         }
-        std::size_t used =
-            describe(arrival_.stream(), arrival_.left(), std::span(vectors).first(kVectors), covered);
+        std::size_t used = describe(arrival_.stream(), arrival_.left(),
+                                    std::span(vectors).first(kVectors), covered);
         wanted = covered;
         if (covered == arrival_.left()) {  // the next header along with it
             vectors[used++] = {&staging_[end_], BatchHeader::kBytes};

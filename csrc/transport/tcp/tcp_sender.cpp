@@ -62,20 +62,12 @@ void TcpSender::fill() {
         } else if (queue_.job_remaining() == 0) {
             packed_.push_back(queue_.take_job());
             if (staged() == 0) sent(0);
-        } else if (large_segments()) {
+        } else if (queue_.stream().longer_than(kTcpDirectSendBytes)) {
             begin_direct();
         } else if (!pack()) {
             return;
         }
     }
-}
-
-// Whether the kernel should take the job's next bytes from the pages.
-bool TcpSender::large_segments() {
-    const std::span<const Segment> window = queue_.stream().window();
-    std::uint64_t bytes = 0;
-    for (const Segment& segment : window) bytes += segment.length;
-    return bytes >= window.size() * kTcpDirectSendBytes;
 }
 
 // One batch into the staging buffer; false when too little of it is free.
@@ -103,8 +95,8 @@ bool TcpSender::pack() {
 }
 
 void TcpSender::begin_direct() {
-    const auto length = static_cast<std::uint32_t>(
-        std::min<std::uint64_t>(queue_.job_remaining(), kMaxBatchBytes));
+    const auto length =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(queue_.job_remaining(), kMaxBatchBytes));
     put_header(queue_.header(length));
     queue_.account(length);
     direct_left_ = length;
@@ -130,7 +122,8 @@ Result<bool> TcpSender::transmit(int socket, std::uint64_t& total) {
             abort_direct();
             return true;  // nothing was offered yet: the zeros come in the next call
         }
-        count += describe(queue_.stream(), direct_left_, std::span(vectors).subspan(count), offered);
+        count +=
+            describe(queue_.stream(), direct_left_, std::span(vectors).subspan(count), offered);
         taken = write_vectors(socket, std::span(vectors).first(count));
     } else {
         if (filler_left_ > 0) {

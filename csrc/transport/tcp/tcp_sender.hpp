@@ -22,7 +22,8 @@ class TcpSender {
 
     TcpSender(PushQueue& queue, Finish finish);
 
-    // Sends at most about `budget` bytes. `blocked`: the socket is full. `more`: the budget is spent.
+    // Sends at most about `budget` bytes. `blocked`: the socket is full. `more`: the budget is
+    // spent.
     enum class Outcome { idle, blocked, more };
     Result<Outcome> send(int socket, std::uint64_t budget);
 
@@ -35,7 +36,6 @@ class TcpSender {
     void fill();
     bool pack();
     void begin_direct();
-    bool large_segments();
     void put_header(const BatchHeader& header);
     Result<bool> transmit(int socket, std::uint64_t& total);
     void sent(std::uint64_t bytes);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <thread>
 
 namespace mc {
@@ -43,9 +44,9 @@ TEST(Log, DropsTheOldestLinesWhenNobodyTakesThemAndSaysHowMany) {
 
 TEST(Log, IsWrittenByManyThreads) {
     Log log;
-    std::vector<std::thread> writers;
-    for (int writer = 0; writer < 4; ++writer) {
-        writers.emplace_back([&] {
+    std::array<std::thread, 4> writers;
+    for (std::thread& writer : writers) {
+        writer = std::thread([&] {
             for (int i = 0; i < 500; ++i) log.write(LogLevel::info, "line");
         });
     }

@@ -2,17 +2,34 @@
 #pragma once
 
 #include <cstdint>
+#include <ostream>
 #include <random>
 #include <span>
 #include <vector>
 
 #include "layout/copy_plan.hpp"
 
+namespace mc {
+
+// For GoogleTest's messages.
+inline std::ostream& operator<<(std::ostream& out, const Segment& segment) {
+    return out << segment.address << "+" << segment.length;
+}
+inline std::ostream& operator<<(std::ostream& out, const PageRun& run) {
+    return out << run.first_page << " x" << run.pages << " behind " << run.before;
+}
+inline std::ostream& operator<<(std::ostream& out, const TokenRange& range) {
+    return out << "[" << range.first << ", " << range.end << ")";
+}
+
+}  // namespace mc
+
 // A model of canonical order and of pools, written without any of the layout library's arithmetic:
 // plain loops, one byte at a time. Slow, and obviously right.
 namespace mc::reference {
 
 using Random = std::mt19937_64;
+inline Random seeded(std::uint64_t seed) { return Random(seed); }
 
 // Uniform in [low, high].
 inline std::uint32_t pick(Random& random, std::uint32_t low, std::uint32_t high) {

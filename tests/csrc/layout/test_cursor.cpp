@@ -7,10 +7,6 @@
 
 namespace mc {
 
-void PrintTo(const Segment& segment, std::ostream* out) {
-    *out << segment.address << "+" << segment.length;
-}
-
 namespace {
 
 using namespace reference;
@@ -128,7 +124,7 @@ TEST(Cursor, StartsAndEndsAnywhere) {
 }
 
 TEST(Cursor, CopyGoesOnFromTheSamePlace) {
-    Random random(7);
+    Random random = seeded(7);
     for (int i = 0; i < 200; ++i) {
         const Case made = make_case(random);
         const auto slice = slice_of(made, Side::source);
@@ -159,7 +155,7 @@ TEST(Cursor, WalksListsMergingNeighbours) {
     for (const Segment& segment : list) {
         for (std::uint64_t i = 0; i < segment.length; ++i) expected.push_back(segment.address + i);
     }
-    Random random(1);
+    Random random = seeded(1);
     for (std::size_t offset = 0; offset <= expected.size(); ++offset) {
         for (std::size_t length = 0; offset + length <= expected.size(); ++length) {
             EXPECT_EQ(drain(random, Cursor(slice, offset, length), 3),

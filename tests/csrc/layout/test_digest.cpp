@@ -52,7 +52,7 @@ std::uint64_t defined(std::span<const std::byte> bytes) {
 }
 
 TEST(Digest, IsAsDefined) {
-    reference::Random random(1);
+    reference::Random random = reference::seeded(1);
     for (const std::size_t count : {0, 1, 7, 8, 63, 64, 65, 127, 128, 1000, 4096}) {
         const auto bytes = random_bytes(random, count);
         EXPECT_EQ(digest_of(bytes), defined(bytes)) << count;
@@ -60,7 +60,7 @@ TEST(Digest, IsAsDefined) {
 }
 
 TEST(Digest, DoesNotDependOnHowBytesAreCut) {
-    reference::Random random(2);
+    reference::Random random = reference::seeded(2);
     for (int i = 0; i < 200; ++i) {
         const auto bytes = random_bytes(random, reference::pick(random, 0, 700));
         Digest cut;
@@ -77,7 +77,7 @@ TEST(Digest, DoesNotDependOnHowBytesAreCut) {
 }
 
 TEST(Digest, FindsDamage) {
-    reference::Random random(3);
+    reference::Random random = reference::seeded(3);
     const auto bytes = random_bytes(random, 500);
     std::set<std::uint64_t> seen{digest_of(bytes)};
     const auto expect_new = [&](std::span<const std::byte> changed) {
@@ -119,7 +119,7 @@ TEST(Digest, FindsDamage) {
 }
 
 TEST(Digest, FollowsTheCanonicalOrderOfACursor) {
-    reference::Random random(4);
+    reference::Random random = reference::seeded(4);
     auto bytes = random_bytes(random, 1000);
     const auto address = reinterpret_cast<std::uint64_t>(bytes.data());
     std::vector<Segment> segments;

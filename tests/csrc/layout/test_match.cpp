@@ -37,15 +37,17 @@ void for_each_byte(const Pool& pool, std::span<const std::int32_t> pages, std::u
             for (std::uint32_t head = 0; head < plane.heads; ++head) {
                 for (std::uint32_t element = 0; element < plane.elements; ++element) {
                     for (std::uint32_t byte = 0; byte < plane.element_bytes; ++byte) {
-                        const bool kv = plane.kind == PlaneKind::kv;
-                        const std::uint32_t half_size = kv ? plane.elements / 2 : plane.elements;
-                        const bool v = plane.kind == PlaneKind::v || (kv && element >= half_size);
+                        const bool second_half =
+                            plane.kind == PlaneKind::kv && element >= plane.elements / 2;
+                        const bool v = plane.kind == PlaneKind::v || second_half;
                         auto* const place = reinterpret_cast<std::uint8_t*>(
                             plane.base + static_cast<std::uint64_t>(page) * plane.page_stride +
                             token % pool.page_size * plane.token_stride + head * plane.head_stride +
                             element * plane.element_stride + byte);
-                        visit(place, model_byte(plane.layer, v ? 1 : 0, plane.first_head + head,
-                                                token, element % half_size, byte));
+                        visit(
+                            place,
+                            model_byte(plane.layer, v ? 1 : 0, plane.first_head + head, token,
+                                       second_half ? element - plane.elements / 2 : element, byte));
                     }
                 }
             }
@@ -139,8 +141,9 @@ void run_and_check(Random& random, Transfer& transfer) {
     for (auto& memory : destination.owned.memory)
         std::fill(memory.begin(), memory.end(), kUntouched);
 
-    std::vector<const Pool*> pools;
-    for (const End& source : transfer.sources) pools.push_back(&source.pool());
+    std::vector<const Pool*> pools(transfer.sources.size());
+    std::transform(transfer.sources.begin(), transfer.sources.end(), pools.begin(),
+                   [](const End& source) { return &source.pool(); });
     const auto matches = match_pools(pools, destination.pool(), transfer.receiver_index);
     ASSERT_TRUE(matches.ok()) << matches.status().to_string();
     ASSERT_EQ(matches->size(), pools.size());
@@ -268,12 +271,13 @@ PoolShape layers_and_heads(std::uint32_t layers, std::uint32_t first_head, std::
 }
 
 TEST(Match, SharesWhatSeveralSendersHoldEvenlyAndRotatesTheShares) {
-    Random random(1);
+    Random random = seeded(1);
     const PoolShape shape = layers_and_heads(8, 0, 1);
     std::vector<OwnedPool> sources;
     std::vector<const Pool*> pools;
-    for (int i = 0; i < 4; ++i) sources.push_back(make_pool(random, shape));
-    for (const OwnedPool& source : sources) pools.push_back(&source.pool);
+    sources.reserve(4);
+    for (int i = 0; i < 4; ++i)
+        pools.push_back(&sources.emplace_back(make_pool(random, shape)).pool);
     const OwnedPool destination = make_pool(random, shape);
     std::vector<std::uint32_t> first_layers;
     for (std::uint32_t receiver = 0; receiver < 4; ++receiver) {
@@ -292,7 +296,7 @@ TEST(Match, SharesWhatSeveralSendersHoldEvenlyAndRotatesTheShares) {
 }
 
 TEST(Match, LeavesASenderWithNothingToSendEmpty) {
-    Random random(1);
+    Random random = seeded(1);
     const OwnedPool needed = make_pool(random, layers_and_heads(2, 0, 2));
     const OwnedPool other = make_pool(random, layers_and_heads(2, 2, 2));
     const OwnedPool destination = make_pool(random, layers_and_heads(2, 0, 2));
@@ -322,7 +326,7 @@ class Mismatch : public testing::Test {
         EXPECT_THAT(status.message(), HasSubstr(what));
     }
 
-    Random random_{1};
+    Random random_ = reference::seeded(1);
     OwnedPool source_ = make_pool(random_, layers_and_heads(3, 0, 2));
     OwnedPool destination_ = make_pool(random_, layers_and_heads(3, 0, 2));
 };

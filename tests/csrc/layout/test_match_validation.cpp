@@ -31,7 +31,7 @@ class HostileMatch : public testing::Test {
         EXPECT_FALSE(Walk::make(owned_.pool, match_, Side::source).ok());
     }
 
-    Random random_{1};
+    Random random_ = reference::seeded(1);
     OwnedPool owned_ = reference::make_pool(random_, three_layers());
     Match match_;
 };

@@ -10,13 +10,6 @@
 
 namespace mc {
 
-void PrintTo(const PageRun& run, std::ostream* out) {
-    *out << run.first_page << " x" << run.pages << " behind " << run.before;
-}
-void PrintTo(const TokenRange& range, std::ostream* out) {
-    *out << "[" << range.first << ", " << range.end << ")";
-}
-
 namespace {
 
 using testing::ElementsAre;

@@ -82,8 +82,9 @@ TEST_P(Contract, PiecesOfOneSliceMayComeInAnyOrder) {
     const Piece whole = rig.piece(1, 0);
     std::vector<Piece> pieces;
     for (std::uint64_t offset : {700'000U, 0U, 350'001U}) {
-        const std::uint64_t end =
-            offset == 700'000U ? whole.length : offset == 0 ? 350'001U : 700'000U;
+        const std::uint64_t end = offset == 700'000U ? whole.length
+                                  : offset == 0      ? 350'001U
+                                                     : 700'000U;
         pieces.push_back(Rig::cut(whole, offset, end - offset));
     }
     ASSERT_TRUE(rig.move(pieces));
@@ -286,7 +287,8 @@ TEST_P(PushContract, AnEndTellsTheBytesOfItsEpochOnly) {
 }
 
 TEST_P(PushContract, ShortTransfersDoNotWaitBehindLongOnes) {
-    Rig rig(kind(), where(), {{{1, 40'000'000, true}, {1, 1000}}, {{1, 40'000'000, true}, {1, 1000}}});
+    Rig rig(kind(), where(),
+            {{{1, 40'000'000, true}, {1, 1000}}, {{1, 40'000'000, true}, {1, 1000}}});
     const auto long_one = rig.grant(1);
     const auto short_one = rig.grant(2);
     std::uint64_t long_bytes_before = UINT64_MAX;
@@ -379,11 +381,11 @@ TEST(CmaPath, NeedsNoHelpFromAStoppedPeer) {
     EXPECT_TRUE(rig.destination(0).holds(0));
 }
 
-const auto kEveryPath = ::testing::Values(
-    Param{PathKind::tcp, Far::thread}, Param{PathKind::tcp, Far::process},
-    Param{PathKind::shm, Far::thread}, Param{PathKind::shm, Far::process},
-    Param{PathKind::cma, Far::thread}, Param{PathKind::cma, Far::process},
-    Param{PathKind::local, Far::thread});
+const auto kEveryPath =
+    ::testing::Values(Param{PathKind::tcp, Far::thread}, Param{PathKind::tcp, Far::process},
+                      Param{PathKind::shm, Far::thread}, Param{PathKind::shm, Far::process},
+                      Param{PathKind::cma, Far::thread}, Param{PathKind::cma, Far::process},
+                      Param{PathKind::local, Far::thread});
 const auto kPushPaths =
     ::testing::Values(Param{PathKind::tcp, Far::thread}, Param{PathKind::tcp, Far::process},
                       Param{PathKind::shm, Far::thread}, Param{PathKind::shm, Far::process});

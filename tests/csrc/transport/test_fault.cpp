@@ -20,8 +20,9 @@ class FaultTest : public ::testing::Test {
         source_.fill(5);
         ASSERT_TRUE(loop_.start("fault"));
         in_loop(loop_, [this] {
-            path_ = std::make_unique<FaultPath>(
-                std::make_unique<LocalPath>(loop_), [this](Status reason) { failures_.push_back(reason); });
+            path_ =
+                std::make_unique<FaultPath>(std::make_unique<LocalPath>(loop_),
+                                            [this](Status reason) { failures_.push_back(reason); });
         });
     }
     void TearDown() override {

@@ -52,9 +52,9 @@ TEST(RingMemory, AdoptsOnlySealedMemoryOfAPossibleSize) {
     EXPECT_FALSE(RingMemory::adopt(make_memory(kRight, 0)));
     EXPECT_FALSE(RingMemory::adopt(make_memory(kRight, F_SEAL_GROW)));
     EXPECT_FALSE(RingMemory::adopt(make_memory(kRight, F_SEAL_SHRINK)));
-    for (const std::size_t bytes : {std::size_t{0}, std::size_t{4096}, std::size_t{2 * 4096},
-                                    kRight - 1, kRight + 1, kRight + 4096, 2 * kRight,
-                                    2 * 4096 + 4 * RingMemory::kLargest}) {
+    for (const std::size_t bytes :
+         {std::size_t{0}, std::size_t{4096}, std::size_t{2 * 4096}, kRight - 1, kRight + 1,
+          kRight + 4096, 2 * kRight, 2 * 4096 + 4 * RingMemory::kLargest}) {
         const auto adopted = RingMemory::adopt(make_memory(bytes, kSeals));
         ASSERT_FALSE(adopted) << bytes;
         EXPECT_EQ(adopted.status().code(), Code::protocol);
@@ -111,7 +111,8 @@ TEST_F(RingEnds, ASleepingProducerIsWokenWhenHalfIsFree) {
 }
 
 TEST_F(RingEnds, ImpossiblePositionsAreNoticed) {
-    for (const std::uint64_t position : {std::uint64_t{1}, std::uint64_t{kCapacity}, UINT64_MAX / 2}) {
+    for (const std::uint64_t position :
+         {std::uint64_t{1}, std::uint64_t{kCapacity}, UINT64_MAX / 2}) {
         control_->taken.store(position);
         EXPECT_EQ(producer_.room().status().code(), Code::protocol) << position;
     }
@@ -119,8 +120,8 @@ TEST_F(RingEnds, ImpossiblePositionsAreNoticed) {
     producer_.publish(kCapacity / 2);
     ASSERT_TRUE(consumer_.readable());
     EXPECT_FALSE(consumer_.take(kCapacity / 4));
-    for (const std::uint64_t position :
-         {std::uint64_t{0}, std::uint64_t{kCapacity / 4 - 1}, std::uint64_t{2 * kCapacity}, UINT64_MAX}) {
+    for (const std::uint64_t position : {std::uint64_t{0}, std::uint64_t{kCapacity / 4 - 1},
+                                         std::uint64_t{2 * kCapacity}, UINT64_MAX}) {
         control_->written.store(position);
         EXPECT_EQ(consumer_.readable().status().code(), Code::protocol) << position;
     }
@@ -173,7 +174,8 @@ class HostileRing : public ::testing::Test {
         in_loop(loop_, [&] {
             lane_ = std::make_unique<ShmLane>(
                 loop_, std::move(mine), sinks_,
-                [this](Status reason) { events_.note([&] { failure_ = std::move(reason); }); }, log_);
+                [this](Status reason) { events_.note([&] { failure_ = std::move(reason); }); },
+                log_);
         });
         in_loop(loop_, [] {});
     }
@@ -266,8 +268,8 @@ TEST_F(HostileRing, RewritingTheRingWhileItIsReadWritesNothingElsewhere) {
 #ifdef __SANITIZE_THREAD__
     GTEST_SKIP() << "the data race is what is tested";
 #endif
-    // Every slot always holds some header that makes sense, of a record that fills the slot, but not
-    // always the one that was checked.
+    // Every slot always holds some header that makes sense, of a record that fills the slot, but
+    // not always the one that was checked.
     constexpr std::size_t kSlot = 2048;
     const auto vandalise = [this](std::mt19937_64& random, std::size_t slot) {
         BatchHeader header = header_;

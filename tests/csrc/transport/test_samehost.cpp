@@ -129,10 +129,10 @@ TEST_F(SameHost, GarbageIsRefusedAndTheNextPeerServed) {
         auto address = samehost::socket_address(server_->name());
         ASSERT_TRUE(address);
         const FileDescriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-        ASSERT_EQ(::connect(socket.get(),
-                            reinterpret_cast<const sockaddr*>(address->storage.data()),
-                            address->length),
-                  0);
+        ASSERT_EQ(
+            ::connect(socket.get(), reinterpret_cast<const sockaddr*>(address->storage.data()),
+                      address->length),
+            0);
         const std::vector<std::uint8_t> garbage(bytes, 0x5a);
         if (bytes > 0) {
             ASSERT_EQ(::send(socket.get(), garbage.data(), bytes, 0), bytes);
@@ -149,10 +149,10 @@ TEST_F(SameHost, ManySilentConnectionsDoNoHarm) {
     auto address = samehost::socket_address(server_->name());
     for (int i = 0; i < 200; ++i) {
         silent.emplace_back(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-        ASSERT_EQ(::connect(silent.back().get(),
-                            reinterpret_cast<const sockaddr*>(address->storage.data()),
-                            address->length),
-                  0);
+        ASSERT_EQ(
+            ::connect(silent.back().get(),
+                      reinterpret_cast<const sockaddr*>(address->storage.data()), address->length),
+            0);
     }
     EXPECT_TRUE(connect_same_host(server_->name(), token_, kRingBytes, soon()));
 }
@@ -162,7 +162,7 @@ TEST_F(SameHost, TheFolderHoldsASocketThatOthersCannotReach) {
         std::filesystem::temp_directory_path() / ("mc-" + Token::random().hex());
     listen(folder.string());
     EXPECT_EQ(server_->name().find(folder.string()), 0U);
-    struct stat about {};
+    struct stat about{};
     ASSERT_EQ(::stat(folder.c_str(), &about), 0);
     EXPECT_EQ(about.st_mode & 0777, 0700U);
     EXPECT_TRUE(connect_same_host(server_->name(), token_, kRingBytes, soon()));

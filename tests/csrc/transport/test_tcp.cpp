@@ -18,8 +18,14 @@ namespace mc::testing {
 namespace {
 
 TEST(BatchHeader, SurvivesTheWire) {
-    const BatchHeader header{BatchHeader::Kind::batch, 0x1234, GrantId{0x1122334455667788}, 0xaabbccdd,
-                             0x01020304, 0x05060708, 0x00090a0b, 0x1112131415161718};
+    const BatchHeader header{BatchHeader::Kind::batch,
+                             0x1234,
+                             GrantId{0x1122334455667788},
+                             0xaabbccdd,
+                             0x01020304,
+                             0x05060708,
+                             0x00090a0b,
+                             0x1112131415161718};
     BatchHeader::Wire wire;
     encode(header, wire.data());
     const auto decoded = decode_batch_header(wire);
@@ -30,8 +36,9 @@ TEST(BatchHeader, SurvivesTheWire) {
 TEST(BatchHeader, TheWireFormatIsFixed) {
     BatchHeader::Wire wire;
     encode({BatchHeader::Kind::end, 2, GrantId{3}, 4, 5, 6, 0, 8}, wire.data());
-    const BatchHeader::Wire expected{1, 0x6d, 0x63, 0x62, 2, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0,
-                                     5, 0,    0,    0,    6, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0};
+    const BatchHeader::Wire expected{1, 0x6d, 0x63, 0x62, 2, 0, 2, 0, 3, 0, 0, 0, 0, 0,
+                                     0, 0,    4,    0,    0, 0, 5, 0, 0, 0, 6, 0, 0, 0,
+                                     0, 0,    0,    0,    8, 0, 0, 0, 0, 0, 0, 0};
     EXPECT_EQ(wire, expected);
 }
 
@@ -76,7 +83,8 @@ class HostileStream : public ::testing::Test {
         in_loop(loop_, [&] {
             lane_ = std::make_unique<TcpLane>(
                 loop_, std::move(mine), sinks_,
-                [this](Status reason) { events_.note([&] { failure_ = std::move(reason); }); }, log_);
+                [this](Status reason) { events_.note([&] { failure_ = std::move(reason); }); },
+                log_);
         });
     }
     void TearDown() override {
@@ -139,7 +147,8 @@ TEST_F(HostileStream, ABatchCutShortIsNotPlaced) {
 
 TEST_F(HostileStream, OffsetsBeyondThePagesAreDropped) {
     const std::vector<std::uint8_t> payload(1000, 0x11);
-    for (const std::uint64_t offset : {std::uint64_t{9001}, UINT64_MAX - 1000, std::uint64_t{9000}}) {
+    for (const std::uint64_t offset :
+         {std::uint64_t{9001}, UINT64_MAX - 1000, std::uint64_t{9000}}) {
         header_.offset = offset;
         send(header_);
         send(payload.data(), payload.size());
@@ -176,8 +185,8 @@ TEST(HostPort, ParsesWhatItPrints) {
 }
 
 TEST(HostPort, RefusesEverythingElse) {
-    for (const char* text : {"", "host", ":1", "host:", "host:x", "host:65536", "host:-1", "host:1 ",
-                             "::1:80", "[]:1", "host:1x"}) {
+    for (const char* text : {"", "host", ":1", "host:", "host:x", "host:65536", "host:-1",
+                             "host:1 ", "::1:80", "[]:1", "host:1x"}) {
         const auto parsed = parse_host_port(text);
         ASSERT_FALSE(parsed) << text;
         EXPECT_EQ(parsed.status().code(), Code::invalid_argument);
@@ -244,7 +253,8 @@ TEST(Socket, AnUnknownNameIsUnreachable) {
 }
 
 TEST(Socket, KnowsLoopbackAddresses) {
-    for (const char* host : {"127.0.0.1", "127.9.9.9", "::1"}) EXPECT_TRUE(is_loopback(host)) << host;
+    for (const char* host : {"127.0.0.1", "127.9.9.9", "::1"})
+        EXPECT_TRUE(is_loopback(host)) << host;
     for (const char* host : {"0.0.0.0", "10.0.0.1", "::", "fe80::1", "localhost", ""}) {
         EXPECT_FALSE(is_loopback(host)) << host;
     }

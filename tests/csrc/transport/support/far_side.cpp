@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstdlib>
+#include <ctime>
 #include <future>
 #include <mutex>
 #include <utility>
@@ -23,6 +24,12 @@ class NoSinks final : public Sinks {
     std::shared_ptr<Sink> find(GrantId) override { return nullptr; }
     void ended(GrantId, std::uint32_t, std::uint64_t) override {}
 };
+
+double process_cpu_seconds() {
+    timespec used{};
+    ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return static_cast<double>(used.tv_sec) + 1e-9 * static_cast<double>(used.tv_nsec);
+}
 
 void wait_in(EventLoop& loop, const std::function<void()>& work) {
     std::promise<void> done;
@@ -44,7 +51,8 @@ struct FarSide::Body {
     }
 
     void run(Wire wire, const MakePath& make_path) {
-        for (std::size_t i = 0; i < pages.size(); ++i) pages[i]->fill(static_cast<std::uint32_t>(i));
+        for (std::size_t i = 0; i < pages.size(); ++i)
+            pages[i]->fill(static_cast<std::uint32_t>(i));
         hold = std::make_shared<Hold>();
         guard = std::make_unique<Guard>(hold);
         EventLoop loop;
@@ -79,6 +87,7 @@ struct FarSide::Body {
             case Command::Kind::refill:
                 for (const auto& part : pages) part->fill(command.value);
                 return wire.put(true);
+            case Command::Kind::cpu: return wire.put(process_cpu_seconds());
             case Command::Kind::die:
                 if (in_process) ::_exit(0);
                 wait_in(loop, [&] { path.reset(); });
@@ -92,7 +101,8 @@ struct FarSide::Body {
         const std::lock_guard lock(mutex);
         const std::size_t number = ended.size();
         ended.emplace_back();
-        Push job{piece, pages[piece.part]->slice(), hold, [this, number](Status status, Moved moved) {
+        Push job{piece, pages[piece.part]->slice(), hold,
+                 [this, number](Status status, Moved moved) {
                      const std::lock_guard inner(mutex);
                      JobResult result{status.code(), moved, ended[number].has_value()};
                      ended[number] = result;
@@ -205,6 +215,11 @@ void FarSide::close_hold() {
 void FarSide::refill(std::uint32_t seed) {
     command({Command::Kind::refill, {}, seed});
     wire_.get<bool>();
+}
+
+double FarSide::cpu_seconds() {
+    command({Command::Kind::cpu, {}, 0});
+    return wire_.get<double>().value_or(0);
 }
 
 void FarSide::die() { command({Command::Kind::die, {}, 0}); }

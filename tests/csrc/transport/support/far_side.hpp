@@ -25,7 +25,7 @@ struct Parts {
 
 // What the test asks of the sender.
 struct Command {
-    enum class Kind { push, end, results, guard, advance, close_hold, refill, die, quit };
+    enum class Kind { push, end, results, guard, advance, close_hold, refill, cpu, die, quit };
     Kind kind = Kind::quit;
     Piece piece;              // push, end
     std::uint32_t value = 0;  // advance: epoch; refill: seed of all parts
@@ -43,8 +43,8 @@ struct GuardInfo {
 
 enum class Far { thread, process };
 
-// The sender, in a thread of the test or in a forked process, which obeys commands. It is made before
-// the test starts any thread of its own, because only a process with one thread can fork.
+// The sender, in a thread of the test or in a forked process, which obeys commands. It is made
+// before the test starts any thread of its own, because only a process with one thread can fork.
 class FarSide {
   public:
     // Makes the sender's path in its loop's thread; null for pull paths, which need none there.
@@ -71,6 +71,7 @@ class FarSide {
     void advance(std::uint32_t epoch);  // of hold and guard; returns when nobody is inside
     void close_hold();                  // and revokes the guard; returns when nobody is inside
     void refill(std::uint32_t seed);    // overwrites all pages
+    double cpu_seconds();               // that its process has used
     void die();                         // a process ends at once; a thread drops its path
 
   private:

@@ -26,8 +26,8 @@ class Events {
         change();
         changed_.notify_all();
     }
-    // Waits for something that a correct path makes true sooner or later; false if it did not within
-    // the time that only a stuck path needs.
+    // Waits for something that a correct path makes true sooner or later; false if it did not
+    // within the time that only a stuck path needs.
     bool wait(const std::function<bool()>& condition) {
         std::unique_lock lock(mutex_);
         return changed_.wait_for(lock, std::chrono::seconds(60), condition);
@@ -41,7 +41,8 @@ class Events {
 // The receiver's end of one grant: any number of parts.
 class TestSink final : public Sink {
   public:
-    TestSink(Events& events, std::vector<Pages*> parts) : events_(events), parts_(std::move(parts)) {}
+    TestSink(Events& events, std::vector<Pages*> parts)
+        : events_(events), parts_(std::move(parts)) {}
 
     Result<std::shared_ptr<const Slice>> slice(std::uint16_t part, TokenRange) override {
         if (part >= parts_.size()) return Status(Code::protocol, "no such part");

@@ -10,7 +10,7 @@ namespace mc::testing {
 namespace {
 
 constexpr std::uint8_t kEmpty = 0xee;
-constexpr std::uint64_t kGap = 24;  // bytes between blocks
+constexpr std::uint64_t kMargin = 64;  // bytes around all blocks
 
 // Canonical bytes [0, bytes) of a part; made in words, because sanitizers make single bytes slow.
 std::vector<std::uint8_t> content(std::uint32_t seed, std::uint64_t bytes) {
@@ -26,13 +26,14 @@ std::vector<std::uint8_t> content(std::uint32_t seed, std::uint64_t bytes) {
 }  // namespace
 
 Pages::Pages(Shape shape, std::uint32_t seed) {
-    const std::uint64_t pitch = shape.block_bytes + (shape.contiguous ? 0 : kGap);
-    memory_.resize(2 * kGap + shape.blocks * pitch);
+    const std::uint64_t pitch = shape.block_bytes + (shape.contiguous ? 0 : shape.gap);
+    memory_.resize(3 * kMargin + shape.blocks * pitch);
     clear();
     std::vector<std::uint64_t> order(shape.blocks);
     std::iota(order.begin(), order.end(), 0);
     if (!shape.contiguous) std::shuffle(order.begin(), order.end(), std::mt19937(seed));
-    const auto base = reinterpret_cast<std::uint64_t>(memory_.data()) + kGap;
+    const auto start = reinterpret_cast<std::uint64_t>(memory_.data());
+    const std::uint64_t base = (start + 2 * kMargin - 1) / kMargin * kMargin;
     std::vector<Segment> segments;
     segments.reserve(shape.blocks);
     for (const std::uint64_t block : order) {
@@ -41,7 +42,8 @@ Pages::Pages(Shape shape, std::uint32_t seed) {
     slice_ = Slice::from_segments(std::move(segments));
 }
 
-// visit(canonical index, index in memory_, length) for each stretch of bytes [offset, offset + length).
+// visit(canonical index, index in memory_, length) for each stretch of bytes [offset, offset +
+// length).
 template <typename Visit>
 void Pages::walk(std::uint64_t offset, std::uint64_t length, Visit visit) const {
     Cursor cursor(slice_, offset, length);

@@ -17,6 +17,7 @@ class Pages {
         std::uint64_t blocks = 0;
         std::uint64_t block_bytes = 0;
         bool contiguous = false;  // one segment in place of scattered blocks
+        std::uint64_t gap = 24;   // bytes between blocks
     };
     Pages(Shape shape, std::uint32_t seed);
 

@@ -37,8 +37,8 @@ FarSide::MakePath far_maker(PathKind kind, std::shared_ptr<FileDescriptor> socke
 
 Rig::Rig(PathKind kind, Far where, Parts parts, std::size_t ring_bytes) : kind_(kind) {
     for (const Pages::Shape& shape : parts.destinations) {
-        destinations_.push_back(
-            std::make_unique<Pages>(shape, static_cast<std::uint32_t>(2 * destinations_.size() + 2)));
+        destinations_.push_back(std::make_unique<Pages>(
+            shape, static_cast<std::uint32_t>(2 * destinations_.size() + 2)));
     }
     std::shared_ptr<FileDescriptor> near_socket;
     std::shared_ptr<FileDescriptor> far_socket;
@@ -138,8 +138,7 @@ void Rig::start_pull(const Piece& piece) {
              std::shared_ptr<Hold>(sink, &sink->hold()), guard_.address,
              guard_.expected + piece.epoch, [this, number](Status status, Moved moved) {
                  events_.note([&] {
-                     pulls_[number] =
-                         JobResult{status.code(), moved, pulls_[number].has_value()};
+                     pulls_[number] = JobResult{status.code(), moved, pulls_[number].has_value()};
                  });
              }});
     loop_.post([this, job] { path_->pull(std::move(*job)); });

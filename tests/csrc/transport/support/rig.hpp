@@ -35,8 +35,8 @@ class Rig {
     // The receiver's end of a grant: made with all parts the first time that it is asked for.
     std::shared_ptr<TestSink> grant(std::uint64_t id);
 
-    void start(const Piece& piece);      // pushes or pulls
-    std::vector<JobResult> results();    // of all that was started; waits for them
+    void start(const Piece& piece);    // pushes or pulls
+    std::vector<JobResult> results();  // of all that was started; waits for them
     // Waits until what the sender has sent is placed or dropped.
     bool settle();
     // start(), results() and settle() for each piece; whether all jobs succeeded.
