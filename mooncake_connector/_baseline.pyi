@@ -2,8 +2,8 @@
 """Plain ways to move scattered bytes: what `mooncake-connector bench` compares with.
 
 `segments` are C-contiguous (n, 2) arrays of uint64, rows (address, length); `spans` are (n, 3),
-rows (source address, destination address, length), lengths in bytes. Addresses are used as they are: a
-wrong one crashes the process. Every function runs on the calling thread without the GIL, blocks
+rows (source address, destination address, length), lengths in bytes. Addresses are used as they
+are: a wrong one crashes the process. Every function runs on the calling thread without the GIL, blocks
 until all bytes have passed, and raises OSError with the call's errno.
 """
 
@@ -23,7 +23,7 @@ def send_vectored(socket: int, segments: NDArray[np.uint64]) -> None:
     """Sends with sendmsg, 1,024 vectors a call, on the blocking socket with this descriptor."""
 
 def receive_vectored(socket: int, segments: NDArray[np.uint64]) -> None:
-    """Receives as many bytes as the segments hold, with readv; ConnectionResetError if fewer come."""
+    """Receives as many bytes as the segments hold, with readv; ConnectionResetError if too few."""
 
 def send_packed(socket: int, segments: NDArray[np.uint64]) -> None:
     """Gathers into a buffer of 256 KiB, sends it, and so on."""
