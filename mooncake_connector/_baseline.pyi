@@ -3,8 +3,8 @@
 
 `segments` are C-contiguous (n, 2) arrays of uint64, rows (address, length); `spans` are (n, 3),
 rows (source address, destination address, length), lengths in bytes. Addresses are used as they
-are: a wrong one crashes the process. Every function runs on the calling thread without the GIL, blocks
-until all bytes have passed, and raises OSError with the call's errno.
+are: a wrong one crashes the process. Every function runs on the calling thread without the GIL,
+blocks until all bytes have passed, and raises OSError with the call's errno.
 """
 
 import numpy as np
