@@ -13,7 +13,7 @@ inline constexpr std::size_t kTcpStagingBytes = 256U << 10;
 inline constexpr std::size_t kTcpSmallestCutBytes = 16U << 10;
 // Mean length of segments from which the kernel takes them from the pages (sendmsg), and puts them
 // there (recvmsg).
-inline constexpr std::uint64_t kTcpDirectSendBytes = 4U << 10;
-inline constexpr std::uint64_t kTcpDirectReceiveBytes = 4U << 10;
+inline constexpr std::uint64_t kTcpDirectSendBytes = 2U << 10;
+inline constexpr std::uint64_t kTcpDirectReceiveBytes = 2U << 10;
 
 }  // namespace mc

@@ -10,7 +10,7 @@ namespace mc::testing {
 namespace {
 
 constexpr std::uint8_t kEmpty = 0xee;
-constexpr std::uint64_t kMargin = 64;  // bytes around all blocks
+constexpr std::uint64_t kMargin = 4096;  // bytes around all blocks
 
 // Canonical bytes [0, bytes) of a part; made in words, because sanitizers make single bytes slow.
 std::vector<std::uint8_t> content(std::uint32_t seed, std::uint64_t bytes) {
