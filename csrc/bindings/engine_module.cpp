@@ -49,6 +49,7 @@ std::vector<std::int32_t> to_pages(const PageArray& pages) {
 std::vector<PoolPages> to_parts(
     const std::vector<std::tuple<std::string, PageArray, std::uint32_t>>& parts) {
     std::vector<PoolPages> converted;
+    converted.reserve(parts.size());
     for (const auto& [pool, pages, first_token] : parts)
         converted.push_back({pool, to_pages(pages), first_token});
     return converted;

@@ -27,7 +27,7 @@ class Acceptor {
     [[nodiscard]] const HostPort& address() const { return address_; }
 
     // Closes connections that have not said what they are in time.
-    void tick(Instant now);
+    void tick(Instant at);
     void close();
 
   private:

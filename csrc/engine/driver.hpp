@@ -49,7 +49,7 @@ class Driver final : public Actions {
     Exchange& exchange() { return *exchange_; }
     [[nodiscard]] const std::string& address() const { return address_; }  // after start()
 
-    void add_transfer(std::shared_ptr<Transfer> transfer);
+    void add_transfer(std::shared_ptr<Transfer> added);
     std::vector<PeerInfo> peers();
 
     // Actions.
@@ -74,8 +74,8 @@ class Driver final : public Actions {
     void verify(GrantId grant, std::vector<SliceDigest> digests) override;
     void close_sink(GrantId grant) override;
     Status check_remote(std::span<const Segment> segments, bool write) override;
-    void open_remote(TransferId transfer, SessionId session, bool sends) override;
-    void complete(TransferId transfer, const Status& outcome) override;
+    void open_remote(TransferId id, SessionId session, bool sends) override;
+    void complete(TransferId id, const Status& outcome) override;
 
   private:
     // A shipment for which no path is there yet.
@@ -112,10 +112,9 @@ class Driver final : public Actions {
     void ship_after_digest(const Shipment& shipment);
     void ship_now(const Shipment& shipment);
     bool try_ship(Peer& peer, const Shipment& shipment);
-    void send_ready(Peer& peer, const Shipment& shipment, Transfer& transfer);
-    void send_inline(Peer& peer, const Shipment& shipment,
-                     const std::shared_ptr<Transfer>& transfer);
-    void push(Peer& peer, const Shipment& shipment, const std::shared_ptr<Transfer>& transfer);
+    void send_ready(Peer& peer, const Shipment& shipment, Transfer& sent);
+    void send_inline(Peer& peer, const Shipment& shipment, const std::shared_ptr<Transfer>& sent);
+    void push(Peer& peer, const Shipment& shipment, const std::shared_ptr<Transfer>& sent);
     void answer_shipped(const Shipment& shipment, const Status& outcome, std::uint64_t bytes);
     std::shared_ptr<GrantSink> sink(GrantId grant);
     std::shared_ptr<Transfer> transfer(TransferId id);

@@ -52,7 +52,7 @@ Engine::~Engine() { close(); }
 void Engine::close() {
     // A forked child has none of the engine's threads; there is nothing to end.
     if (::getpid() != process_) {
-        (void)driver_.release();
+        driver_.release();  // NOLINT(bugprone-unused-return-value)
         return;
     }
     if (!closed_.exchange(true) && driver_) driver_->stop();
@@ -158,7 +158,8 @@ Result<std::shared_ptr<Transfer>> Engine::send(std::string tag, Duration patienc
 Status Engine::append(const Transfer& send, PoolPages pages) {
     MC_RETURN_IF_ERROR(usable());
     MC_RETURN_IF_ERROR(check(pages));
-    driver_->loop().post([this, id = send.id, known = pool(pages.pool), pages = std::move(pages)] {
+    const Pool* known = pool(pages.pool);
+    driver_->loop().post([this, id = send.id, known, pages = std::move(pages)] {
         driver_->exchange().senders().append(id, *known, pages.pages, pages.first_token);
     });
     return {};

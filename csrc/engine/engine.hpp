@@ -48,7 +48,7 @@ class Engine {
     [[nodiscard]] const std::string& address() const { return driver_->address(); }
     [[nodiscard]] const InstanceId& instance() const { return instance_; }
 
-    Status register_pool(const Pool& pool);
+    Status register_pool(const Pool& added);
     Status register_memory(const MemoryTable::Region& region);
     Status unregister_memory(std::uint64_t address);
 

@@ -116,6 +116,7 @@ std::uint64_t Receivers::segment_hint(SessionId session, std::uint64_t mean) {
 
 void Receivers::open_sink(const Grant& grant) {
     std::vector<SinkPart> parts;
+    parts.reserve(grant.parts.size() + 1);
     for (const GrantPart& part : grant.parts)
         parts.push_back({part.pairing->destination, part.pages, part.wanted, nullptr});
     if (grant.list) parts.push_back({nullptr, nullptr, {}, grant.list});

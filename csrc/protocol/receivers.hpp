@@ -120,7 +120,7 @@ class Receivers {
     Status start(RecvState& recv);
     Result<const std::vector<CachedPlan>*> plans_for(const RecvState& recv,
                                                      const std::string& name);
-    Result<CachedPlan> announce_plan(SessionId session, const Pool& own, const Pool& peers,
+    Result<CachedPlan> announce_plan(SessionId id, const Pool& own, const Pool& peers,
                                      const Match& match);
     Grant& add_grant(RecvState& recv, SessionId session);
     void open_sink(const Grant& grant);

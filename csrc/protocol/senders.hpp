@@ -136,7 +136,7 @@ class Senders {
     void ask_for_grant(Send& send, Session& session);  // when there is credit for it
     void return_write_credit(Session& session, TransferId write);
     void park(Session& session, const Recv& recv);
-    std::deque<Parked>::iterator unpark(std::deque<Parked>::iterator parked);
+    std::deque<Parked>::iterator unpark(const std::deque<Parked>::iterator& parked);
 
     void advance_all(Send& send);
     void advance(Grant& grant, Send& send);

@@ -183,7 +183,7 @@ void Senders::park(Session& session, const Recv& recv) {
     actions_.wake_at(parked_.front().since + options_.unknown_timeout);
 }
 
-std::deque<Senders::Parked>::iterator Senders::unpark(std::deque<Parked>::iterator parked) {
+std::deque<Senders::Parked>::iterator Senders::unpark(const std::deque<Parked>::iterator& parked) {
     sessions_.find(parked->session)->peer_parked_ranges -= count_ranges(parked->recv);
     return parked_.erase(parked);
 }

@@ -74,8 +74,9 @@ bool Senders::ship_ready(Grant& grant, Send& send) {
         return true;
     }
     bool complete = true;
-    for (std::uint16_t index = 0; index < grant.parts.size(); ++index) {
-        if (const Status shipped = ship_part(grant, send, index); !shipped) {
+    for (std::size_t index = 0; index < grant.parts.size(); ++index) {
+        const Status shipped = ship_part(grant, send, static_cast<std::uint16_t>(index));
+        if (!shipped) {
             grant.failure = shipped;
             return true;
         }
