@@ -209,7 +209,8 @@ def main() -> int:
     # Also where a shell started this in the background, and so told it to ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    console = Console(highlight=False)
+    # Where there is no terminal, nothing says how wide the table may be.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
         problems = demonstrate(console, arguments.folder.resolve(), arguments.startup_timeout)
