@@ -69,6 +69,7 @@ void Node::lose_connections() {
 }
 
 void Node::crash() {
+    if (std::exchange(crashed_, true)) return;  // another incarnation may listen there already
     for (auto& [id, link] : std::exchange(links_, {})) link.connection->close(link.side);
     network.unlisten(address);
 }

@@ -138,6 +138,7 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
     std::map<std::string, Memory> memories_;
     std::unique_ptr<Exchange> exchange_;
     bool frozen_ = false;
+    bool crashed_ = false;
     std::deque<std::function<void()>> deferred_;  // until the thaw
     std::optional<Instant> wake_;
     std::uint64_t next_transfer_ = 1;
