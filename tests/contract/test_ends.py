@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from support.node import eventually
 from support.pages import Shape
 
 from mooncake_connector.errors import TransferTimeout
@@ -184,6 +185,7 @@ def test_closing_the_receiver_frees_the_sender(sender: Any, new_receiver: Any) -
     receiver.add_pool("kv", SHAPE)
     send = sender.offer(TAG, [("kv", range(2))], 64)
     recv = receiver.recv(sender.address(), TAG, [("kv", range(200))], tokens=TOKENS)
+    eventually(lambda: bool(sender.matched(send)))
     receiver.close()
     assert not receiver.wait(recv).ok
     assert not sender.wait(send).ok

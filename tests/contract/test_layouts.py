@@ -95,7 +95,11 @@ def test_null_pages_of_the_receiver_are_left_out(sender: Any, receiver: Any) -> 
     assert receiver.difference("kv", (b"window", pages_here, 0, range(96))) is None
 
 
-def test_windows_and_rows_come_with_the_end(sender: Any, receiver: Any) -> None:
+@pytest.mark.parametrize("window_here", [([0, 0, 0, 7, 8],), ([7, 8], 48)])
+def test_windows_and_rows_come_with_the_end(
+    sender: Any, receiver: Any, window_here: tuple[Any, ...]
+) -> None:
+    """The window's pages stand behind null pages, or say where they begin."""
     window = replace(HND, layers=range(2, 4), null_page=0)
     state = Shape(axes="LBC", kind="state", heads=range(1), page_size=1, elements=99, dtype="uint8")
     aux = replace(state, layers=range(1), kind="aux", elements=512)
@@ -111,7 +115,7 @@ def test_windows_and_rows_come_with_the_end(sender: Any, receiver: Any) -> None:
     recv = receiver.recv(
         sender.address(),
         tag,
-        [("full", range(10, 15)), ("window", [0, 0, 0, 7, 8])],
+        [("full", range(10, 15)), ("window", *window_here)],
         tokens=tokens,
         rows=[("state", [3, 1]), ("aux", [30])],
     )

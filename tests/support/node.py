@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,14 @@ from mooncake_connector import Engine, EngineConfig, Send, Transfer
 from support.pages import Pages, Shape, Span
 
 PATIENCE = 60.0  # seconds; what takes longer has failed, even on a busy machine
+
+
+def eventually(happened: Callable[[], bool]) -> None:
+    """Waits until it has happened."""
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.002)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ class Node:
         self,
         senders: str | Sequence[str],
         tag: bytes,
-        parts: Sequence[tuple[str, Sequence[int]]] = (),
+        parts: Sequence[tuple[Any, ...]] = (),
         *,
         tokens: int = 0,
         rows: Sequence[tuple[str, Sequence[int]]] = (),
@@ -152,7 +160,7 @@ class Node:
             self._engine.recv(
                 senders,
                 tag,
-                [(self._pools[pool], pages) for pool, pages in parts],
+                [(self._pools[part[0]], *part[1:]) for part in parts],
                 tokens=tokens,
                 rows=[(self._pools[pool], pages) for pool, pages in rows],
                 deadline=deadline,

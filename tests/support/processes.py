@@ -25,6 +25,7 @@ class NodeProcess:
         """`wrapper` is a command that runs the interpreter, as ``setpriv`` does."""
         ours, theirs = socket.socketpair()
         self._pipe = Connection(ours.detach())
+        self._calls = 0
         path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = f"from support.processes import serve; serve({theirs.fileno()})"
         self._process = subprocess.Popen(
@@ -49,10 +50,13 @@ class NodeProcess:
 
     def call(self, node: int | None, what: Any, *arguments: Any, **named: Any) -> Any:
         """One call; raises what it raised there."""
-        self._pipe.send((node, what, arguments, named))
-        if not self._pipe.poll(PATIENCE):
-            raise TimeoutError(f"process {self.pid} does not answer to {what!r}")
-        good, result = self._pipe.recv()
+        self._calls += 1
+        self._pipe.send((self._calls, node, what, arguments, named))
+        number = 0
+        while number != self._calls:  # a call that was interrupted may have left its answer
+            if not self._pipe.poll(PATIENCE):
+                raise TimeoutError(f"process {self.pid} does not answer to {what!r}")
+            number, good, result = self._pipe.recv()
         if not good:
             raise result
         return result
@@ -110,7 +114,7 @@ def serve(descriptor: int) -> None:
     nodes: list[Node] = []
     while True:
         try:
-            node, what, arguments, named = pipe.recv()
+            number, node, what, arguments, named = pipe.recv()
         except EOFError:
             break
         try:
@@ -121,9 +125,9 @@ def serve(descriptor: int) -> None:
                 result = len(nodes) - 1
             else:
                 result = getattr(nodes[node], what)(*arguments, **named)
-            pipe.send((True, result))
+            pipe.send((number, True, result))
         except Exception as error:
             error.add_note("".join(traceback.format_exception(error)))
-            pipe.send((False, error))
+            pipe.send((number, False, error))
     for each in nodes:
         each.close()
