@@ -276,6 +276,7 @@ TEST(Match, SharesWhatSeveralSendersHoldEvenlyAndRotatesTheShares) {
     std::vector<OwnedPool> sources;
     std::vector<const Pool*> pools;
     sources.reserve(4);
+    pools.reserve(4);
     for (int i = 0; i < 4; ++i)
         pools.push_back(&sources.emplace_back(make_pool(random, shape)).pool);
     const OwnedPool destination = make_pool(random, shape);
