@@ -40,8 +40,7 @@ _NO_PAGES: Final[npt.NDArray[np.int32]] = np.empty(0, np.int32)
 class Pool:
     """A pool registered with one engine. Made by `Engine.register_pool`."""
 
-    def __init__(self, engine: Engine, spec: PoolSpec) -> None:
-        self._engine = engine
+    def __init__(self, spec: PoolSpec) -> None:
         self.spec: Final = spec
 
     @property
@@ -261,7 +260,7 @@ class Engine:
             UnsupportedError: the pool lies in memory that this build cannot reach.
         """
         self._native.register_pool(spec)
-        pool = Pool(self, spec)
+        pool = Pool(spec)
         self._pools[spec.name] = pool
         return pool
 

@@ -55,6 +55,7 @@ Status Driver::start() {
     self.instance = instance_;
     self.address = address_;
     self.boot_id = boot_id();
+    self.paths = options_.path_bits();
     if (options_.allows(PathKind::local) || options_.allows(PathKind::shm) ||
         options_.allows(PathKind::cma)) {
         auto server = SameHostServer::listen(
@@ -239,10 +240,11 @@ void Driver::link(const Session& session) {
     Peer& peer = *find(session.id);
     peer.address = session.address.empty() ? session.peer.address : session.address;
     peer.link_token = session.link_token;
+    peer.links->restrict_to(session.peer.paths);
     tokens_[session.link_token] = {session.id, kLinksPerSession};
     if (!session.outgoing) return;  // who connects makes the links too
     LinkTarget target{session.address, session.peer.boot_id, session.peer.same_host_name,
-                      session.peer.link_token};
+                      session.peer.link_token, session.peer.paths};
     background_.run([this, id = session.id, target = std::move(target)] {
         auto offer =
             std::make_shared<LinkOffer>(connect_links(options_, target, now() + kLinkTimeout));
@@ -255,6 +257,8 @@ void Driver::linked(SessionId id, LinkOffer offer) {
     if (peer == nullptr) return;
     peer->notes = std::move(offer.notes);
     Status outcome = offer.failure;
+    // Links that came up without being of use stay open too: to the peer their end would be the
+    // session's.
     for (SameHostLink& link : offer.same_host) {
         if (outcome) outcome = add_same_host(*peer, std::move(link));
     }

@@ -85,8 +85,11 @@ void PathHandle::close(const Status& reason) const {
 
 LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, Instant deadline) {
     LinkOffer offer;
-    const bool wants_same_host = options.allows(PathKind::local) || options.allows(PathKind::shm) ||
-                                 options.allows(PathKind::cma);
+    const auto allows = [&](PathKind kind) {
+        return options.allows(kind) && ((target.paths >> static_cast<unsigned>(kind)) & 1U) != 0;
+    };
+    const bool wants_same_host =
+        allows(PathKind::local) || allows(PathKind::shm) || allows(PathKind::cma);
     if (wants_same_host && target.boot_id == boot_id()) {
         Status failed = target.same_host_name.empty()
                             ? Status(Code::unsupported, "the peer forbids same-host paths")
@@ -96,28 +99,30 @@ LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, 
                                           deadline);
             if (link) {
                 offer.same_host.push_back(std::move(*link));
-            } else {
+            } else if (offer.same_host.empty()) {
                 failed = link.status();
+            } else {
+                offer.failure = link.status();
+                return offer;
             }
         }
         if (failed) {
             const SameHostLink& link = offer.same_host.front();
-            const bool local = options.allows(PathKind::local) && link.peer_pid == ::getpid();
-            const bool cma = options.allows(PathKind::cma) && link.cma_readable;
-            if (options.allows(PathKind::cma) && !link.cma_readable)
+            const bool local = allows(PathKind::local) && link.peer_pid == ::getpid();
+            const bool cma = allows(PathKind::cma) && link.cma_readable;
+            if (allows(PathKind::cma) && !link.cma_readable)
                 offer.notes.push_back("no cma: " + link.cma_reason);
-            if (local || cma || options.allows(PathKind::shm)) return offer;
+            if (local || cma || allows(PathKind::shm)) return offer;
             failed = Status(Code::unsupported,
                             "cma is the only path allowed on this host, but " + link.cma_reason);
         }
-        offer.same_host.clear();
         offer.notes.push_back("no same-host path: " + failed.message());
-        if (options.strict || !options.allows(PathKind::tcp)) {
+        if (options.strict || !allows(PathKind::tcp)) {
             offer.failure = failed.with_context("the peer runs on this host");
             return offer;
         }
     }
-    if (!options.allows(PathKind::tcp)) {
+    if (!allows(PathKind::tcp)) {
         offer.failure = Status(Code::unsupported, "none of the allowed paths reaches " +
                                                       target.address + "; add tcp to paths=");
         return offer;
@@ -172,13 +177,13 @@ Result<FileDescriptor> Links::add_same_host(SameHostLink link) {
     Log& log = context_.log;
     PathHandle& pull = first ? pull_small_ : pull_large_;
     PathHandle& ring = first ? ring_small_ : ring_large_;
-    same_process_ = link.peer_pid == ::getpid() && context_.options.allows(PathKind::local);
+    same_process_ = link.peer_pid == ::getpid() && allows(PathKind::local);
     if (same_process_) {
         pull = PathHandle(*loop, PathKind::local,
                           [on_failure = on_failure_](EventLoop& where) -> std::unique_ptr<Path> {
                               return std::make_unique<LocalPath>(where, on_failure);
                           });
-    } else if (link.cma_readable && context_.options.allows(PathKind::cma)) {
+    } else if (link.cma_readable && allows(PathKind::cma)) {
         auto pidfd =
             std::make_shared<FileDescriptor>(::fcntl(link.pidfd.get(), F_DUPFD_CLOEXEC, 0));
         pull = PathHandle(*loop, PathKind::cma,
@@ -198,6 +203,11 @@ Result<FileDescriptor> Links::add_same_host(SameHostLink link) {
     return socket;
 }
 
+bool Links::allows(PathKind kind) const {
+    return context_.options.allows(kind) &&
+           ((peer_paths_ >> static_cast<unsigned>(kind)) & 1U) != 0;
+}
+
 void Links::close(const Status& reason) {
     for (PathHandle* path : {&ring_small_, &ring_large_, &pull_small_, &pull_large_}) {
         if (*path) path->close(reason);
@@ -209,17 +219,13 @@ void Links::close(const Status& reason) {
 
 Links::Route Links::route(std::uint64_t bytes, std::uint64_t mean_segment,
                           bool receiver_pulls) const {
-    const EngineOptions& options = context_.options;
-    if (same_host_) {
-        const bool pull_allowed =
-            receiver_pulls && (same_process_ || options.allows(PathKind::cma));
-        const bool ring_allowed = options.allows(PathKind::shm);
-        if (!same_process_ && ring_allowed && bytes <= kInlineBytes) return Route::inline_data;
-        if (pull_allowed &&
-            (same_process_ || mean_segment >= options.cma_min_span || !ring_allowed))
-            return Route::pull;
-        if (!ring_allowed) return Route::wait;
-        const bool small = bytes <= options.eager_bytes;
+    if (same_process_ && receiver_pulls) return Route::pull;
+    if (uses_ring() && bytes <= kInlineBytes) return Route::inline_data;
+    const bool read_by_peer = same_host_ && receiver_pulls && allows(PathKind::cma);
+    if (read_by_peer && (mean_segment >= context_.options.cma_min_span || !uses_ring()))
+        return Route::pull;
+    if (uses_ring()) {
+        const bool small = bytes <= context_.options.eager_bytes;
         return (small ? ring_small_ : ring_large_) ? Route::push : Route::wait;
     }
     if (lanes_.empty()) return Route::wait;
@@ -227,7 +233,7 @@ Links::Route Links::route(std::uint64_t bytes, std::uint64_t mean_segment,
 }
 
 std::vector<PathHandle> Links::push_paths(std::uint64_t bytes) const {
-    if (same_host_) return {bytes <= context_.options.eager_bytes ? ring_small_ : ring_large_};
+    if (uses_ring()) return {bytes <= context_.options.eager_bytes ? ring_small_ : ring_large_};
     std::vector<PathHandle> chosen = lanes_;
     std::sort(chosen.begin(), chosen.end(), [](const PathHandle& left, const PathHandle& right) {
         return left.outstanding() < right.outstanding();
@@ -241,7 +247,7 @@ PathHandle Links::pull_path(std::uint64_t bytes) const {
 }
 
 std::optional<PathKind> Links::push_kind() const {
-    if (same_host_) return PathKind::shm;
+    if (uses_ring()) return PathKind::shm;
     if (!lanes_.empty()) return PathKind::tcp;
     return std::nullopt;
 }
@@ -251,8 +257,8 @@ std::string Links::describe() const {
     if (same_host_) {
         std::string text;
         if (pull_small_) text = "cma";
-        if (context_.options.allows(PathKind::shm)) text += text.empty() ? "shm" : " and shm";
-        return text;
+        if (uses_ring()) text += text.empty() ? "shm" : " and shm";
+        if (!text.empty()) return text;
     }
     if (!lanes_.empty())
         return "tcp (" + std::to_string(lanes_.size()) +

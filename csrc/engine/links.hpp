@@ -77,6 +77,7 @@ struct LinkTarget {
     std::string boot_id;
     std::string same_host_name;
     Token token;
+    std::uint8_t paths = 0xff;  // that the peer allows
 };
 LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, Instant deadline);
 
@@ -98,6 +99,8 @@ class Links {
     // For the first link also returns a socket to which control messages can move; else none.
     Result<FileDescriptor> add_same_host(SameHostLink link);
     Status add_lane(FileDescriptor socket);
+    // Only what both sides allow is used.
+    void restrict_to(std::uint8_t peer_paths) { peer_paths_ = peer_paths; }
     void close(const Status& reason);
 
     // How a shipment goes. `wait`: no path for it is there yet.
@@ -112,7 +115,7 @@ class Links {
     [[nodiscard]] bool can_pull() const { return static_cast<bool>(pull_small_); }
     [[nodiscard]] std::optional<PathKind> push_kind() const;  // by which pushed bytes come and go
     [[nodiscard]] PathKind inline_kind() const {
-        return same_host_ ? PathKind::shm : PathKind::tcp;
+        return uses_ring() ? PathKind::shm : PathKind::tcp;
     }
     [[nodiscard]] PathKind pull_kind() const {
         return same_process_ ? PathKind::local : PathKind::cma;
@@ -127,6 +130,10 @@ class Links {
     // Small transfers are served by the control thread itself, which saves waking another; large
     // ones by a copy thread, so that they do not hold up control messages.
     PathHandle ring_small_, ring_large_, pull_small_, pull_large_;
+    [[nodiscard]] bool allows(PathKind kind) const;
+    [[nodiscard]] bool uses_ring() const { return same_host_ && allows(PathKind::shm); }
+
+    std::uint8_t peer_paths_ = 0xff;
     bool same_host_ = false;
     bool same_process_ = false;
 };

@@ -31,6 +31,12 @@ struct EngineOptions {
     LogLevel log_level = LogLevel::info;
 
     [[nodiscard]] bool allows(PathKind kind) const { return paths[static_cast<std::size_t>(kind)]; }
+    // As HELLO carries it: bit n for the path with number n.
+    [[nodiscard]] std::uint8_t path_bits() const {
+        unsigned bits = 0;
+        for (std::size_t i = 0; i < paths.size(); ++i) bits |= paths[i] ? 1U << i : 0U;
+        return static_cast<std::uint8_t>(bits);
+    }
 };
 
 }  // namespace mc

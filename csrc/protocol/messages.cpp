@@ -23,6 +23,7 @@ void put(ByteWriter& w, const Hello& m) {
     w.put_text(m.boot_id);
     w.put_text(m.same_host_name);
     w.put(m.link_token);
+    w.put(m.paths);
     w.put(m.recv_credits);
     w.put_varint(m.pools.size());
     for (const Pool& pool : m.pools) put_pool(w, pool);
@@ -36,6 +37,7 @@ void get(ByteReader& r, Hello& m) {
     m.boot_id = r.get_text(64);
     m.same_host_name = r.get_text(108);
     m.link_token = r.get_token();
+    m.paths = r.get<std::uint8_t>();
     m.recv_credits = r.get<std::uint32_t>();
     const std::uint64_t count = r.get_varint(kMaxPools);
     for (std::uint64_t i = 0; i < count && !r.failed(); ++i) m.pools.push_back(get_pool(r));

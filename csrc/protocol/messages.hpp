@@ -44,8 +44,9 @@ struct Hello {
     std::string address;  // "host:port" at which this engine accepts sessions
     std::string boot_id;  // of the kernel; equal on one host
     std::string
-        same_host_name;  // Unix socket at which a same-host peer can prove itself; "" = none
-    Token link_token;    // presented by lanes and same-host links of this session
+        same_host_name;         // Unix socket at which a same-host peer can prove itself; "" = none
+    Token link_token;           // presented by lanes and same-host links of this session
+    std::uint8_t paths = 0xff;  // bit n: the path with number n may be used
     std::uint32_t recv_credits = 0;  // RECVs that the peer may have unanswered at this engine
     std::vector<Pool> pools;
 };
