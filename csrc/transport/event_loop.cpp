@@ -33,7 +33,7 @@ void FileDescriptor::reset(int fd) {
 EventLoop::EventLoop()
     : epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     epoll_event event{};
-    event.events = EPOLLIN;
+    event.events = EPOLLIN | EPOLLET;  // every write is an event of its own: nobody has to read
     event.data.u64 = kWakeKey;
     // A failure here shows in start(), which finds a descriptor missing.
     if (epoll_ && wake_ && ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
@@ -143,21 +143,22 @@ void EventLoop::run() {
     std::array<epoll_event, 64> events;
     std::vector<Task> tasks;
     for (;;) {
-        const int until_timer = wait_milliseconds();
         bool stopping = false;
+        bool idle = false;
         {
             const std::lock_guard lock(mutex_);
             tasks.swap(posted_);
             stopping = stopping_;
-            asleep_ = tasks.empty() && !stopping;
+            idle = tasks.empty() && !stopping;
+            asleep_ = idle;
         }
         // With tasks in hand the descriptors are only looked at, so that neither starves the other.
-        const bool busy = !tasks.empty() || stopping;
         const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
-                                       busy ? 0 : until_timer);
-        if (!busy) {
+                                       idle ? wait_milliseconds() : 0);
+        if (idle) {
             const std::lock_guard lock(mutex_);
             asleep_ = false;
+            tasks.swap(posted_);
         }
         run_tasks(tasks);
         for (int i = 0; i < count; ++i) dispatch(events[i].data.u64, events[i].events);
@@ -185,16 +186,11 @@ void EventLoop::run_timer() {
 }
 
 void EventLoop::dispatch(std::uint64_t key, std::uint32_t events) {
-    if (key == kWakeKey) return drain_wake();
+    if (key == kWakeKey) return;
     const auto found = watches_.find(static_cast<int>(key & UINT32_MAX));
     if (found == watches_.end() || found->second->generation != (key >> 32)) return;
     const std::shared_ptr<Watch> watch = found->second;  // outlives an unwatch() inside the handler
     watch->handler(events);
-}
-
-void EventLoop::drain_wake() {
-    std::uint64_t count = 0;
-    [[maybe_unused]] const ssize_t got = ::read(wake_.get(), &count, sizeof(count));
 }
 
 }  // namespace mc

@@ -86,7 +86,6 @@ class EventLoop {
     void run_tasks(std::vector<Task>& tasks);
     void run_timer();
     void dispatch(std::uint64_t key, std::uint32_t events);
-    void drain_wake();
 
     FileDescriptor epoll_;
     FileDescriptor wake_;

@@ -39,8 +39,9 @@ ShmLane::~ShmLane() { close(Status(Code::aborted, "the shared-memory lane was ta
 
 Status ShmLane::watch() {
     watched_ = true;
+    // Edge-triggered: every write is an event of its own, and nobody has to read.
     MC_RETURN_IF_ERROR(
-        loop_.watch(link_.wake_me.get(), EPOLLIN, [this](std::uint32_t) { woken(); }));
+        loop_.watch(link_.wake_me.get(), EPOLLIN | EPOLLET, [this](std::uint32_t) { step(); }));
     return loop_.watch(link_.socket.get(), EPOLLRDHUP, [this](std::uint32_t) { hung_up(); });
 }
 
@@ -148,12 +149,6 @@ void ShmLane::wake_peer_if(bool sleeping) {
     if (!sleeping) return;
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = ::write(link_.wake_peer.get(), &one, sizeof(one));
-}
-
-void ShmLane::woken() {
-    std::uint64_t count = 0;
-    [[maybe_unused]] const ssize_t got = ::read(link_.wake_me.get(), &count, sizeof(count));
-    step();
 }
 
 void ShmLane::hung_up() {

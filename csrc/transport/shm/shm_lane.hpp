@@ -35,7 +35,6 @@ class ShmLane final : public PushPath {
     std::size_t put_batch(std::size_t room);
     std::size_t put_end();
     void wake_peer_if(bool sleeping);
-    void woken();
     void hung_up();
 
     SameHostLink link_;
