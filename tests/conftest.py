@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
+import importlib.util
 import os
 
 # Python processes that tests start must import the installed package too, and not the source folder
 # of the same name, which has no extension modules.
 os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+# CI tries the same examples each time, so that what it reports is about the change; elsewhere new
+# ones are tried. (The environment of the serving engine's tests has no hypothesis and no need of it.)
+if os.environ.get("CI") and importlib.util.find_spec("hypothesis"):
+    from hypothesis import settings
+
+    settings.register_profile("ci", derandomize=True)
+    settings.load_profile("ci")
