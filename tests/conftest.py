@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 # CI tries the same examples each time, so that what it reports is about the change; elsewhere new
-# ones are tried. (The environment of the serving engine's tests has no hypothesis and no need of it.)
+# ones are tried. (The environment of the tests inside vLLM has no hypothesis, and no need of it.)
 if os.environ.get("CI") and importlib.util.find_spec("hypothesis"):
     from hypothesis import settings
 
