@@ -272,9 +272,10 @@ void Node::ship(const Shipment& shipment) {
     if (found == links_.end()) return;  // the session is about to be closed
     shipped.push_back(shipment.tokens);
     if (shipment.verify) {
+        const std::uint64_t value =
+            digest(Cursor(shipment.source, 0, shipment.source->bytes())) + damages_digests;
         send(shipment.session,
-             SliceDigest{shipment.grant, shipment.epoch, shipment.part, shipment.tokens,
-                         digest(Cursor(shipment.source, 0, shipment.source->bytes()))});
+             SliceDigest{shipment.grant, shipment.epoch, shipment.part, shipment.tokens, value});
     }
     Way way = options.way;
     if (way == Way::any) way = static_cast<Way>(pick(network.random, 0, 2));

@@ -53,6 +53,8 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
     std::vector<std::uint8_t> readable = std::vector<std::uint8_t>(4096);
     std::vector<std::uint8_t> writable = std::vector<std::uint8_t>(4096);
 
+    bool damages_digests = false;  // that it sends
+
     // Faults. A frozen node does nothing until thaw(); a lost connection is noticed by nobody.
     void freeze() { frozen_ = true; }
     void thaw();

@@ -164,6 +164,25 @@ TEST_P(Rewind, ThenCancel) {
     EXPECT_EQ(send.outcome()->code(), Code::aborted);
 }
 
+// After everything was taken back, the next pages may begin elsewhere.
+TEST_P(Rewind, ToNothingForgetsWhereThePagesBegan) {
+    Memory& memory = p->memory();
+    const std::vector<std::int32_t> pages = memory.take(3);
+    const TransferId send = p->open_send("a", 60s);
+    Senders& senders = p->exchange().senders();
+    senders.append(send, memory.pool(), std::span(pages).first(1), 0);
+    senders.rewind(send, 0, p->take_back(send));
+    memory.fill("a", std::span(pages).subspan(1), 4);
+    senders.append(send, memory.pool(), std::span(pages).subspan(1), 4);
+    senders.mark_ready(send, 12);
+    senders.finish(send);
+    Wish late = wish("a", 12);
+    late.first_token = 4;
+    Receiving recv(d, late);
+    network.run_for(1s);
+    EXPECT_TRUE(recv.ok());
+}
+
 TEST_P(Rewind, ConcernsAllReceivers) {
     Wish rank = wish("a", 12);
     rank.request = 7;

@@ -9,6 +9,7 @@ namespace mc::simulation {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
 using testing::Optional;
 using testing::Pair;
 
@@ -198,6 +199,135 @@ TEST_P(Transfers, OneSessionCarriesManyTransfers) {
     for (const Receiving& recv : recvs) EXPECT_TRUE(recv.ok());
     EXPECT_EQ(d->sent("HELLO"), 1U);
     EXPECT_EQ(d->sent("PLAN"), 1U) << "pools pair once, not for each request";
+}
+
+TEST_P(Transfers, AnEngineCanFetchFromItself) {
+    Sending send(p, "a");
+    send.grow(12);
+    send.finish();
+    Receiving recv(p, wish("a", 12));
+    network.run_for(1s);
+    EXPECT_TRUE(recv.ok());
+    EXPECT_TRUE(send.outcome()->ok());
+}
+
+TEST_P(Transfers, BothDirectionsAtOnce) {
+    Sending there(p, "a");
+    Sending back(d, "a");
+    Receiving here(d, wish("a", 12));
+    Receiving yonder(p, {.senders = {"d:1"}, .tag = "a", .tokens = 9});
+    there.grow(12);
+    there.finish();
+    back.grow(9);
+    back.finish();
+    network.run_for(1s);
+    EXPECT_TRUE(here.ok());
+    EXPECT_TRUE(yonder.ok());
+}
+
+// --- Digests ----------------------------------------------------------------------------------
+
+class Verified : public EachWay {
+  protected:
+    void SetUp() override {
+        EachWay::SetUp();
+        NodeOptions options = d->options;
+        options.protocol.verify = true;
+        d.reset();
+        d = Node::start(network, "d:1", options);
+    }
+};
+MC_FOR_EACH_WAY(Verified);
+
+TEST_P(Verified, CompletesWhenTheDigestsAgree) {
+    Receiving recv(d, wish("a", 23));
+    Sending send(p, "a");
+    send.grow(9);
+    network.run_for(1s);
+    send.rewind(4);
+    send.grow(23);
+    send.finish();
+    network.run_for(1s);
+    EXPECT_TRUE(recv.ok());
+    EXPECT_GT(p->sent("DIGEST"), 0U);
+}
+
+TEST_P(Verified, FailsWhenTheyDiffer) {
+    p->damages_digests = true;
+    Receiving recv(d, wish("a", 23));
+    Sending send(p, "a");
+    send.grow(23);
+    send.finish();
+    network.run_for(1s);
+    EXPECT_EQ(recv.code(), Code::internal);
+    EXPECT_FALSE(send.outcome()->ok());
+}
+
+// Pages that are taken back while they are compared are compared again.
+TEST_P(Verified, RewindWhileDigestsAreCompared) {
+    Receiving recv(d, wish("a", 12));
+    Sending send(p, "a");
+    network.run_for(1s);
+    send.grow(12);
+    network.run_for(15us);
+    network.work = {100ms, 100ms};
+    network.run_for(10ms);
+    send.rewind(0);
+    send.grow(12);
+    send.finish();
+    network.run_for(3s);
+    EXPECT_TRUE(recv.ok());
+    EXPECT_TRUE(send.outcome()->ok());
+}
+
+// --- Very large ones --------------------------------------------------------------------------
+
+class Large : public TwoNodes {
+  protected:
+    void start_with(Shape shape) {
+        shape.layers = shape.heads = shape.page_size = 1;
+        NodeOptions options;
+        options.way = Way::pull;
+        options.pools = {shape};
+        start(options, options);
+    }
+    void SetUp() override {}
+};
+
+TEST_F(Large, MorePagesThanOneMessageHolds) {
+    constexpr std::uint32_t kTokens = kMaxPagesPerMessage + 5;
+    start_with({.page_count = kTokens});
+    Receiving recv(d, wish("a", kTokens));
+    Sending send(p, "a");
+    send.grow(kTokens);
+    send.finish();
+    network.run_for(1s);
+    EXPECT_TRUE(recv.ok());
+    EXPECT_EQ(p->sent("READY"), 2U);
+}
+
+TEST_F(Large, MoreRangesThanOneMessageHoldsFailTheRecvAlone) {
+    start_with({.page_count = 4 * kMaxRanges, .null_page = 0});
+    Wish scattered = wish("a", 2 * kMaxRanges + 2);
+    for (std::size_t i = 0; i < scattered.tokens; i += 2) scattered.null_pages.insert(i);
+    Receiving recv(d, scattered);
+    network.run_for(1s);
+    EXPECT_EQ(recv.code(), Code::invalid_argument);
+    EXPECT_THAT(recv.outcome()->message(), HasSubstr("too scattered"));
+}
+
+// Nobody's patience overflows the clock.
+TEST_F(Large, Patience) {
+    start_with({});
+    Sending send(p, "a", Duration::max());
+    Wish eternal = wish("a", 8);
+    eternal.deadline = Duration::max();
+    Receiving recv(d, eternal);
+    network.run_for(1000s);
+    send.grow(8);
+    send.finish();
+    network.run_for(1s);
+    EXPECT_TRUE(recv.ok());
 }
 
 }  // namespace
