@@ -101,9 +101,10 @@ std::string HostPort::text() const {
 }
 
 Result<HostPort> parse_host_port(std::string_view text) {
-    const Status wrong(Code::invalid_argument, "'" + std::string(text) +
-                                                   "' is not an address: expected host:port, or "
-                                                   "[host]:port for IPv6");
+    std::string complaint = "'";
+    complaint.append(text).append(
+        "' is not an address: expected host:port, or [host]:port for IPv6");
+    const Status wrong(Code::invalid_argument, std::move(complaint));
     const std::size_t colon = text.rfind(':');
     if (colon == text.npos) return wrong;
     std::string_view host = text.substr(0, colon);
