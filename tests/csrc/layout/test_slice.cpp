@@ -134,15 +134,18 @@ TEST(ChosenOrder, KeepsLayersOutermostWhereTheirPlanesDiffer) {
 
 // The loops that are left tell how much work a slice is.
 TEST(Walk, MergesLoopsWhereMemoryIsContiguous) {
-    const auto nest = [](const char* nesting, Order order, std::uint32_t heads_taken = 4) {
+    const auto nest = [](const char* nesting, Order order, std::uint32_t heads_taken = 4,
+                         std::uint32_t elements_taken = 8) {
         const Pool pool = make_pool(nesting, 16);
         Match match = canonical_match(pool);
         match.pairs.clear();
         match.token_bytes = 0;
         for (std::uint32_t i = 0; i < pool.planes.size(); ++i) {
-            match.pairs.push_back(
-                {.source_plane = i, .destination_plane = i, .heads = heads_taken, .elements = 8});
-            match.token_bytes += heads_taken * kHead;
+            match.pairs.push_back({.source_plane = i,
+                                   .destination_plane = i,
+                                   .heads = heads_taken,
+                                   .elements = elements_taken});
+            match.token_bytes += heads_taken * elements_taken * 2;
         }
         match.order = order;
         const auto walk = *Walk::make(pool, match, Side::source);
@@ -164,6 +167,10 @@ TEST(Walk, MergesLoopsWhereMemoryIsContiguous) {
     EXPECT_EQ(nest("LBHN", token_major).pieces(2), 2U * 16 * 4);
     EXPECT_EQ(nest("BLHN", {{block, layer, head, token}, 16}).loops.size, 0U);
     EXPECT_EQ(nest("BHLN", {{block, head, layer, token}, 16}).piece_bytes, 3 * kPage);
+    // Half of the elements: no two pieces touch, but all are equally far apart.
+    EXPECT_EQ(nest("BHLN", {{block, head, layer, token}, 16}, 4, 4).loops.size, 1U);
+    EXPECT_EQ(nest("BHLN", {{block, head, layer, token}, 16}, 4, 4).loops.loops[0].count,
+              4U * 3 * 16);
 }
 
 TEST(Slice, NeedsThePoolsPageTable) {
