@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,9 +99,16 @@ class End:
         index = token // self.cache.page_size - self.start // self.cache.page_size
         return self.cache.null_page is None or self.pages[index] != self.cache.null_page
 
-    def place(self, token: int, layer: int, head: int) -> NDArray[np.uint16]:
-        page = self.pages[(token - self.start) // self.cache.page_size]
-        return self.cache.token(page, token % self.cache.page_size, layer, head)
+    def values(
+        self, tokens: Iterable[int]
+    ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.uint16]]]:
+        """Views of all that this end holds of the tokens, each with what the model has there."""
+        for token in filter(self.has, tokens):
+            page = self.pages[(token - self.start) // self.cache.page_size]
+            for layer in self.cache.layers:
+                for head in self.cache.heads:
+                    view = self.cache.token(page, token % self.cache.page_size, layer, head)
+                    yield view, model_value(token, layer, head, len(view))
 
 
 def model_value(token: int, layer: int, head: int, halves: int) -> NDArray[np.uint16]:
@@ -200,13 +208,9 @@ def test_a_plan_moves_every_value_to_its_place_and_no_other(
     transfer: tuple[list[End], End, tuple[int, int], int],
 ) -> None:
     senders, receiver, tokens, receiver_index = transfer
-    halves = 1 if receiver.cache.mla else 2
     for end in senders:
-        for token in range(*tokens):
-            for layer in end.cache.layers:
-                for head in end.cache.heads:
-                    if end.has(token):
-                        end.place(token, layer, head)[:] = model_value(token, layer, head, halves)
+        for view, value in end.values(range(*tokens)):
+            view[:] = value
     arguments = {
         "sources": [(end.cache.spec(), end.pages) for end in senders],
         "destination": receiver.cache.spec(),
@@ -231,15 +235,10 @@ def test_a_plan_moves_every_value_to_its_place_and_no_other(
         _layout.copy(spans)
 
     moved = 0
-    for token in range(*tokens):
-        if not (receiver.has(token) and senders[0].has(token)):
-            continue
-        for layer in receiver.cache.layers:
-            for head in receiver.cache.heads:
-                place = receiver.place(token, layer, head)
-                np.testing.assert_array_equal(place, model_value(token, layer, head, halves))
-                moved += place.nbytes
-                place[:] = UNTOUCHED
+    for view, value in receiver.values(filter(senders[0].has, range(*tokens))):
+        np.testing.assert_array_equal(view, value)
+        moved += view.nbytes
+        view[:] = UNTOUCHED
     assert sum(int(spans[:, 2].sum()) for spans in plans) == moved
     for array in receiver.cache.arrays:
         assert (array == UNTOUCHED).all()
