@@ -6,6 +6,13 @@
 #include <utility>
 
 namespace mc {
+namespace {
+
+Status taken_back() {
+    return {Code::aborted, "the pages were taken back while they were being filled"};
+}
+
+}  // namespace
 
 PullPath::PullPath(EventLoop& loop, OnFailure on_failure)
     : on_failure_(std::move(on_failure)), activity_(loop, [this] { step(); }), spans_(kStepSpans) {}
@@ -46,16 +53,14 @@ void PullPath::step() {
 // One step of the job, under its hold.
 Status PullPath::advance(Job& job) {
     const Pull& pull = job.pull;
-    const Status taken_back(Code::aborted,
-                            "the pages were taken back while they were being filled");
     std::uint64_t bytes = 0;
     const std::span<const Span> spans = next_spans(job, bytes);
     {
         const HoldVisit visit(*pull.hold, pull.piece.epoch);
-        if (!visit) return taken_back;
+        if (!visit) return taken_back();
         MC_RETURN_IF_ERROR(read(pull, spans));
     }
-    if (!pull.hold->current(pull.piece.epoch)) return taken_back;
+    if (!pull.hold->current(pull.piece.epoch)) return taken_back();
     job.moved.bytes += bytes;
     job.moved.spans += spans.size();
     return {};

@@ -8,6 +8,11 @@
 #include "transport/cma/guard.hpp"
 
 namespace mc {
+namespace {
+
+Status taken_back() { return {Code::aborted, "the sender has taken its pages back"}; }
+
+}  // namespace
 
 LocalPath::LocalPath(EventLoop& loop, OnFailure on_failure)
     : PullPath(loop, std::move(on_failure)) {}
@@ -15,11 +20,10 @@ LocalPath::LocalPath(EventLoop& loop, OnFailure on_failure)
 LocalPath::~LocalPath() { close(Status(Code::aborted, "the local path was taken down")); }
 
 Status LocalPath::read(const Pull& job, std::span<const Span> spans) {
-    const Status taken_back(Code::aborted, "the sender has taken its pages back");
     const std::shared_ptr<Hold> source = Guard::find_hold(job.guard, job.expected);
-    if (!source) return taken_back;
+    if (!source) return taken_back();
     const HoldVisit visit(*source, job.piece.epoch);
-    if (!visit) return taken_back;
+    if (!visit) return taken_back();
     for (const Span& span : spans) {
         std::memcpy(reinterpret_cast<void*>(span.destination),
                     reinterpret_cast<const void*>(span.source), span.length);

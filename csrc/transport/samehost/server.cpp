@@ -85,7 +85,13 @@ SameHostServer::~SameHostServer() {
 void SameHostServer::accept() {
     FileDescriptor socket(
         ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket) return;  // gone again; or no descriptor is left, and the peer's deadline ends it
+    if (!socket) {
+        if (errno != EMFILE && errno != ENFILE) return;  // gone again
+        log_.write(LogLevel::warning, "a same-host peer was refused: " +
+                                          errno_status("cannot accept it", errno).message());
+        (void)spare_.refuse_one(listener_.get());
+        return;
+    }
     if (waiting_.size() == kMaxWaiting) drop(waiting_.front().get());
     const int fd = socket.get();
     waiting_.push_back(std::move(socket));

@@ -8,6 +8,7 @@
 
 #include "core/log.hpp"
 #include "transport/samehost/link.hpp"
+#include "transport/spare_descriptor.hpp"
 
 namespace mc {
 
@@ -51,6 +52,7 @@ class SameHostServer {
     Log& log_;
     std::string name_;
     FileDescriptor listener_;
+    SpareDescriptor spare_;
     std::list<FileDescriptor> waiting_;
     // A peer reads this from our memory to learn that it can; as fresh as the server, so that it is
     // never equal in a forked copy.

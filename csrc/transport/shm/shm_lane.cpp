@@ -25,6 +25,8 @@ std::size_t record_bytes(std::size_t payload) {
     return kHeaderSlot + (payload + kCacheLine - 1) / kCacheLine * kCacheLine;
 }
 
+Status truncated() { return {Code::protocol, "the peer published less than a record"}; }
+
 }  // namespace
 
 ShmLane::ShmLane(EventLoop& loop, SameHostLink link, Sinks& sinks, OnFailure on_failure, Log& log)
@@ -59,20 +61,19 @@ Status ShmLane::advance() {
 }
 
 Result<ShmLane::Outcome> ShmLane::receive(std::uint64_t budget) {
-    const Status truncated(Code::protocol, "the peer published less than a record");
     std::uint64_t total = 0;
     while (total < budget) {
         Result<std::span<const std::uint8_t>> readable = consumer_.readable();
         if (!readable) return readable.status();
         if (readable->empty()) return Outcome::idle;
-        if (readable->size() < kHeaderSlot) return truncated;
+        if (readable->size() < kHeaderSlot) return truncated();
         // Copied first and checked then: the peer could change it in between.
         BatchHeader::Wire wire;
         std::memcpy(wire.data(), readable->data(), wire.size());
         Result<BatchHeader> header = decode_batch_header(wire);
         if (!header) return header.status();
         const std::size_t record = record_bytes(header->length);
-        if (record > readable->size()) return truncated;
+        if (record > readable->size()) return truncated();
         arrival_.begin(*header);
         if (header->length > 0) arrival_.place(readable->subspan(kHeaderSlot, header->length));
         wake_peer_if(consumer_.take(record));
