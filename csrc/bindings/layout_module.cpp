@@ -175,6 +175,7 @@ nb::list plan_with(const nb::sequence& sources, const nb::handle& destination,
     const Pool wanted = to_pool(destination);
     const PageTable wanted_pages = to_table(wanted, destination_pages, destination_start);
     std::vector<const Pool*> pointers;
+    pointers.reserve(pools.size());
     for (const Pool& pool : pools) pointers.push_back(&pool);
     const std::vector<Match> matches = checked(match_pools(pointers, wanted, receiver_index));
     nb::list results;
