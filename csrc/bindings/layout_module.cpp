@@ -7,6 +7,8 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -229,24 +231,29 @@ std::shared_ptr<const Slice> to_slice(const nb::handle& object, const PageArray&
 }
 
 template <typename Visit>
-void for_each_segment(const Slice& slice, Cursor cursor, Visit visit) {
+void for_each_segment(Cursor cursor, Visit visit) {
     std::array<Segment, 64> segments;
-    std::size_t count = slice.bytes() == 0 ? 0 : cursor.next(segments);
-    while (count > 0) {
+    while (const std::size_t count = cursor.next(segments)) {
         for (const Segment& segment : std::span(segments).first(count)) visit(segment);
-        count = cursor.next(segments);
     }
 }
 
 nb::object gather(const nb::handle& pool, const PageArray& pages,
-                  const std::optional<TokenPair>& tokens) {
+                  const std::optional<TokenPair>& tokens, std::uint64_t offset,
+                  std::optional<std::uint64_t> length) {
     const auto slice = to_slice(pool, pages, tokens);
-    const std::size_t bytes = slice->bytes();
+    const std::uint64_t available = slice->bytes() - std::min(offset, slice->bytes());
+    const std::uint64_t bytes = length.value_or(available);
+    if (offset > slice->bytes() || bytes > available) {
+        raise({Code::invalid_argument, std::to_string(bytes) + " bytes from " +
+                                           std::to_string(offset) + " on are not in the " +
+                                           std::to_string(slice->bytes()) + " bytes of the pages"});
+    }
     auto buffer = std::make_unique_for_overwrite<std::uint8_t[]>(bytes);
     {
         const nb::gil_scoped_release release;
         std::uint8_t* to = buffer.get();
-        for_each_segment(*slice, Cursor(slice, 0, bytes), [&](const Segment& segment) {
+        for_each_segment(Cursor(slice, offset, bytes), [&](const Segment& segment) {
             std::memcpy(to, reinterpret_cast<const void*>(segment.address), segment.length);
             to += segment.length;
         });
@@ -267,7 +274,7 @@ void scatter(const nb::handle& pool, const PageArray& pages, const ByteArray& da
     }
     const nb::gil_scoped_release release;
     const std::uint8_t* from = data.data();
-    for_each_segment(*slice, Cursor(slice, 0, slice->bytes()), [&](const Segment& segment) {
+    for_each_segment(Cursor(slice, 0, slice->bytes()), [&](const Segment& segment) {
         std::memcpy(reinterpret_cast<void*>(segment.address), from, segment.length);
         from += segment.length;
     });
@@ -300,7 +307,8 @@ NB_MODULE(_layout, m) {
     };
     define_plan("plan", &mc::plan_with<mc::SpanCollector>);
     define_plan("count_spans", &mc::plan_with<mc::SpanCounter>);
-    m.def("gather", &mc::gather, "pool"_a, "pages"_a.noconvert(), "tokens"_a = nb::none());
+    m.def("gather", &mc::gather, "pool"_a, "pages"_a.noconvert(), "tokens"_a = nb::none(),
+          "offset"_a = 0, "length"_a = nb::none());
     m.def("scatter", &mc::scatter, "pool"_a, "pages"_a.noconvert(), "data"_a.noconvert(),
           "tokens"_a = nb::none());
     m.def("digest", &mc::digest_pages, "pool"_a, "pages"_a.noconvert(), "tokens"_a = nb::none());

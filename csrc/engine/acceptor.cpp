@@ -31,9 +31,9 @@ void Acceptor::on_connection() {
     while (true) {
         auto accepted = accept_tcp(listener_.get());
         if (!accepted) {
-            log_.write(LogLevel::warning,
-                       "cannot accept a connection: " + accepted.status().message());
-            return;
+            log_.write(LogLevel::warning, "refused a connection: " + accepted.status().message());
+            if (!spare_.refuse_one(listener_.get())) return;
+            continue;
         }
         if (!*accepted) return;
         if (pending_.size() >= kMaxPending) {

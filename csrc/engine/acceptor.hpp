@@ -9,6 +9,7 @@
 #include "core/clock.hpp"
 #include "core/log.hpp"
 #include "engine/preamble.hpp"
+#include "transport/spare_descriptor.hpp"
 #include "transport/tcp/socket.hpp"
 
 namespace mc {
@@ -51,6 +52,7 @@ class Acceptor {
     Accepted accepted_;
     std::function<void(Instant)> wake_at_;
     FileDescriptor listener_;
+    SpareDescriptor spare_;
     HostPort address_;
     std::unordered_map<int, Pending> pending_;
 };

@@ -58,23 +58,24 @@ void ControlChannel::post_flush() {
     });
 }
 
-void ControlChannel::move_to(FileDescriptor socket) {
-    if (!socket_ || old_socket_) return;
+Status ControlChannel::move_to(FileDescriptor socket) {
+    if (!socket_ || old_socket_) return {};
     const Bytes moved(sizeof(std::uint32_t), 0);
     out_.insert(out_.end(), moved.begin(), moved.end());
     // A handful of messages at most have gone over this socket; its buffer takes them.
-    flush();
-    if (!socket_) return;
-    if (!out_.empty())
-        return fail(Status(Code::peer_lost, "the peer does not read its control connection"));
+    MC_RETURN_IF_ERROR(send_what_fits());
+    if (out_sent_ < out_.size())
+        return {Code::peer_lost, "the peer does not read its control connection"};
+    out_.clear();
+    out_sent_ = 0;
     old_socket_ = std::exchange(socket_, std::move(socket));
-    if (const Status watched = watch(socket_.get(), watched_events()); !watched) fail(watched);
+    return watch(socket_.get(), watched_events());
 }
 
+bool ControlChannel::waits_for_old() const { return old_socket_ && !peer_moved_; }
+
 std::uint32_t ControlChannel::watched_events() const {
-    // What the peer has yet to say over the old socket comes first.
-    const bool waits_for_old = old_socket_ && !peer_moved_;
-    return (waits_for_old ? 0U : static_cast<std::uint32_t>(EPOLLIN)) |
+    return (waits_for_old() ? 0U : static_cast<std::uint32_t>(EPOLLIN)) |
            (awaiting_room_ ? static_cast<std::uint32_t>(EPOLLOUT) : 0U);
 }
 
@@ -85,7 +86,6 @@ void ControlChannel::close() {
         if (*socket) loop_.unwatch(socket->get());
         socket->reset();
     }
-    handlers_ = {};
 }
 
 void ControlChannel::on_events(int socket, std::uint32_t events) {
@@ -95,28 +95,39 @@ void ControlChannel::on_events(int socket, std::uint32_t events) {
 }
 
 void ControlChannel::read(int socket) {
+    // What the peer has yet to say over the old socket comes first.
+    if (socket == socket_.get() && waits_for_old()) return;
+    const auto received = receive(socket);
+    if (received) return;
+    // The peer's last words may lie in the new connection, which it closed at the same time.
+    const bool left_behind = old_socket_ && peer_moved_ && socket == old_socket_.get();
+    for (bool more = left_behind; more && socket_;) {
+        const auto last = receive(socket_.get());
+        more = last && *last;
+    }
+    if (socket_) fail(received.status());
+}
+
+Result<bool> ControlChannel::receive(int socket) {
     if (in_.size() - in_used_ < kReadBytes) in_.resize(in_used_ + kReadBytes);
     const ssize_t count =
         ::recv(socket, in_.data() + in_used_, in_.size() - in_used_, MSG_DONTWAIT);
-    if (count > 0) {
-        const bool left_behind = peer_moved_ && (!old_socket_ || socket == old_socket_.get());
-        if (left_behind)
-            return fail(Status(Code::protocol, "bytes on a connection after its last frame"));
-        in_used_ += static_cast<std::size_t>(count);
-        parse();
-    } else if (count == 0) {
-        fail(Status(Code::peer_lost, "the peer closed the connection"));
-    } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
-        fail(errno_status("control connection", errno));
-    }
+    if (count == 0) return Status(Code::peer_lost, "the peer closed the connection");
+    if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return false;
+    if (count < 0) return errno_status("control connection", errno);
+    if (peer_moved_ && (!old_socket_ || socket == old_socket_.get()))
+        return Status(Code::protocol, "bytes on a connection after its last frame");
+    in_used_ += static_cast<std::size_t>(count);
+    MC_RETURN_IF_ERROR(parse());
+    return true;
 }
 
-void ControlChannel::parse() {
+Status ControlChannel::parse() {
     std::size_t at = 0;
     while (socket_) {
         const std::span<const std::uint8_t> rest(in_.data() + at, in_used_ - at);
         const auto length = frame_length(rest);
-        if (!length) return fail(length.status());
+        if (!length) return length.status();
         if (!*length || rest.size() < sizeof(std::uint32_t) + **length) {
             if (*length && in_.size() < at + sizeof(std::uint32_t) + **length)
                 in_.resize(at + sizeof(std::uint32_t) + **length);
@@ -125,19 +136,19 @@ void ControlChannel::parse() {
         at += sizeof(std::uint32_t) + **length;
         if (**length == 0) {
             if (std::exchange(peer_moved_, true) || at != in_used_)
-                return fail(Status(Code::protocol, "an empty frame that is not the last"));
+                return {Code::protocol, "an empty frame that is not the last"};
             in_used_ = 0;
-            if (old_socket_) (void)loop_.change(socket_.get(), watched_events());
-            return;
+            return old_socket_ ? loop_.change(socket_.get(), watched_events()) : Status();
         }
         auto message = decode(rest.subspan(sizeof(std::uint32_t), **length));
-        if (!message) return fail(message.status());
+        if (!message) return message.status();
         if (*message) handlers_.message(std::move(**message));
     }
     if (at > 0) {
         std::memmove(in_.data(), in_.data() + at, in_used_ - at);
         in_used_ -= at;
     }
+    return {};
 }
 
 Status ControlChannel::send_what_fits() {
@@ -173,11 +184,10 @@ void ControlChannel::flush() {
 }
 
 void ControlChannel::fail(const Status& reason) {
-    const auto failed = std::move(handlers_.failed);
-    out_.clear();
-    out_sent_ = 0;
-    close();
+    // The owner first: what it says about a malformed message still leaves.
+    const auto failed = std::exchange(handlers_.failed, nullptr);
     if (failed) failed(reason);
+    close();
 }
 
 }  // namespace mc

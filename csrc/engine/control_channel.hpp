@@ -32,13 +32,16 @@ class ControlChannel : public std::enable_shared_from_this<ControlChannel> {
 
     Status start();  // begins to read
     void send(const Message& message);
-    void move_to(FileDescriptor socket);  // both sides do, with the two ends of one connection
+    // Both sides do, with the two ends of one connection.
+    Status move_to(FileDescriptor socket);
     void close();  // sends what the kernel takes at once, then closes; idempotent
 
   private:
     void on_events(int socket, std::uint32_t events);
     void read(int socket);
-    void parse();
+    Result<bool> receive(int socket);  // false: nothing is there at present
+    Status parse();
+    [[nodiscard]] bool waits_for_old() const;
     void post_flush();
     Status send_what_fits();  // what the kernel takes without blocking
     void flush();

@@ -232,8 +232,7 @@ void Driver::accepted_same_host(const Token& token, SameHostLink link) {
 Status Driver::add_same_host(Peer& peer, SameHostLink link) {
     auto socket = peer.links->add_same_host(std::move(link));
     if (!socket) return socket.status();
-    if (*socket && peer.channel) peer.channel->move_to(std::move(*socket));
-    return {};
+    return *socket && peer.channel ? peer.channel->move_to(std::move(*socket)) : Status();
 }
 
 void Driver::link(const Session& session) {
@@ -295,11 +294,6 @@ void Driver::log_path(Peer& peer) {
 }
 
 void Driver::session_lost(SessionId id, const Status& reason) {
-    if (exchange_->sessions().find(id) != nullptr) {
-        log_.write(LogLevel::info, "session with " +
-                                       (find(id) != nullptr ? find(id)->address : "a peer") +
-                                       " ended: " + reason.message());
-    }
     close(id, reason);
     exchange_->sessions().closed(id, reason);
 }
@@ -312,6 +306,10 @@ void Driver::send(SessionId session, const Message& message) {
 void Driver::close(SessionId session, const Status& reason) {
     const auto found = peers_.find(session);
     if (found == peers_.end()) return;
+    const std::string& address = found->second.address;
+    log_.write(LogLevel::info, "session with " +
+                                   (address.empty() ? "a peer that did not greet" : address) +
+                                   " ended: " + reason.message());
     tokens_.erase(found->second.link_token);
     if (found->second.channel) found->second.channel->close();
     found->second.links->close(reason);
