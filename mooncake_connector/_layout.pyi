@@ -52,12 +52,17 @@ def count_spans(
     """How many spans `plan` yields for each sender; keeps none, as a transfer keeps none."""
 
 def gather(
-    pool: PoolSpec, pages: NDArray[np.int32], tokens: tuple[int, int] | None = None
+    pool: PoolSpec,
+    pages: NDArray[np.int32],
+    tokens: tuple[int, int] | None = None,
+    offset: int = 0,
+    length: int | None = None,
 ) -> NDArray[np.uint8]:
     """The bytes of pages, one behind the other, in an order that no layout of the pool changes.
 
     Layers in ascending order, of each K before V, of each the tokens, of each its heads, of each
     its elements. `pages[0]` begins with token 0; without `tokens`, all of the pages is meant.
+    `length` bytes from `offset` on are returned; without `length`, all from there on.
     """
 
 def scatter(

@@ -274,6 +274,19 @@ def test_gather_yields_layers_then_k_and_v_then_tokens_then_heads(axes: str) -> 
     np.testing.assert_array_equal(gathered.view(np.uint16), np.concatenate(expected))
 
 
+@settings(max_examples=200, deadline=None)
+@given(axes=st.sampled_from(LAYOUTS), window=st.data())
+def test_gather_starts_and_ends_at_any_byte(axes: str, window: st.DataObject) -> None:
+    cache, pages = filled(axes), int32(5, 6, 2, 3)
+    spec = cache.spec()
+    whole = _layout.gather(spec, pages, (1, 14))
+    offset = window.draw(st.integers(0, len(whole)))
+    length = window.draw(st.none() | st.integers(0, len(whole) - offset))
+    end = len(whole) if length is None else offset + length
+    part = _layout.gather(spec, pages, (1, 14), offset, length)
+    np.testing.assert_array_equal(part, whole[offset:end])
+
+
 @pytest.mark.parametrize("source", LAYOUTS[:3])
 @pytest.mark.parametrize("destination", LAYOUTS)
 def test_scatter_restores_in_any_layout_what_gather_took(source: str, destination: str) -> None:
@@ -383,6 +396,11 @@ class TestBadInput:
     def test_tokens_without_pages(self) -> None:
         with pytest.raises(ConfigError, match="pages exist for 0 to 7"):
             _layout.gather(self.spec, int32(0, 1), (0, 9))
+
+    @pytest.mark.parametrize(("offset", "length"), [(577, None), (0, 577), (570, 7)])
+    def test_bytes_behind_the_pages(self, offset: int, length: int | None) -> None:
+        with pytest.raises(ConfigError, match="are not in the 576 bytes of the pages"):
+            _layout.gather(self.spec, int32(0, 1), None, offset, length)
 
     def test_page_ids_of_another_type_are_not_converted(self) -> None:
         with pytest.raises(TypeError):
