@@ -32,8 +32,8 @@ void Acceptor::on_connection() {
         auto accepted = accept_tcp(listener_.get());
         if (!accepted) {
             log_.write(LogLevel::warning, "refused a connection: " + accepted.status().message());
-            if (!spare_.refuse_one(listener_.get())) return;
-            continue;
+            (void)spare_.refuse_one(listener_.get());
+            return;  // if more wait, the loop calls again
         }
         if (!*accepted) return;
         if (pending_.size() >= kMaxPending) {
