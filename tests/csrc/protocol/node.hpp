@@ -75,6 +75,7 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
 
     [[nodiscard]] std::optional<Status> outcome(TransferId id) const;
     [[nodiscard]] std::size_t sent(std::string_view name) const;  // messages of that name
+    [[nodiscard]] GrantId first_grant() const;                    // that was asked for
     std::vector<Message> messages;                                // all that were sent
     std::vector<TokenRange> shipped;                              // in the order of the shipments
     std::vector<std::pair<TransferId, std::optional<std::uint32_t>>> matches;

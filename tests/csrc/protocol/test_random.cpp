@@ -82,7 +82,9 @@ class Chaos {
     void at(Duration when, std::size_t index,
             std::function<void(const std::shared_ptr<Node>&)> step) {
         network_.after({when, when}, [this, index, step = std::move(step)] {
-            nodes_[index]->run([node = nodes_[index], step] { step(node); });
+            nodes_[index]->run([weak = std::weak_ptr(nodes_[index]), step] {
+                if (const auto node = weak.lock()) step(node);
+            });
         });
     }
 
