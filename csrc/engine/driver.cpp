@@ -109,9 +109,8 @@ void Driver::stop() {
     peers_.clear();
     same_host_server_.reset();
     acceptor_.reset();
-    for (const auto& [id, transfer] : std::exchange(transfers_, {})) {
-        completions_.add(transfer, Status(Code::aborted, "the engine was closed"));
-    }
+    while (!transfers_.empty())
+        complete(transfers_.begin()->first, Status(Code::aborted, "the engine was closed"));
 }
 
 Driver::Peer* Driver::find(SessionId id) {
@@ -322,27 +321,21 @@ bool Driver::can_pull(SessionId session) {
 }
 
 std::vector<PeerInfo> Driver::peers() {
-    std::promise<std::vector<PeerInfo>> answer;
-    auto future = answer.get_future();
-    control_.post([&] {
-        std::vector<PeerInfo> infos;
-        for (const auto& [id, session] : exchange_->sessions().all()) {
-            PeerInfo info;
-            info.address = session.address;
-            if (session.state >= Session::State::linking)
-                info.instance = session.peer.instance.hex();
-            info.state = state_name(session.state);
-            info.outgoing = session.outgoing;
-            if (const Peer* peer = find(id)) {
-                info.path = peer->links->describe();
-                info.notes = peer->notes;
-                info.bytes = peer->bytes;
-            }
-            infos.push_back(std::move(info));
+    std::vector<PeerInfo> infos;
+    for (const auto& [id, session] : exchange_->sessions().all()) {
+        PeerInfo info;
+        info.address = session.address;
+        if (session.state >= Session::State::linking) info.instance = session.peer.instance.hex();
+        info.state = state_name(session.state);
+        info.outgoing = session.outgoing;
+        if (const Peer* peer = find(id)) {
+            info.path = peer->links->describe();
+            info.notes = peer->notes;
+            info.bytes = peer->bytes;
         }
-        answer.set_value(std::move(infos));
-    });
-    return future.get();
+        infos.push_back(std::move(info));
+    }
+    return infos;
 }
 
 }  // namespace mc

@@ -93,8 +93,7 @@ Status Engine::register_pool(const Pool& added) {
                     "a pool named \"" + added.name + "\" is registered already"};
         }
     }
-    driver_->loop().post([this, added] { driver_->exchange().sessions().add_pool(added); });
-    return {};
+    return submit([this, added] { driver_->exchange().sessions().add_pool(added); });
 }
 
 Status Engine::register_memory(const MemoryTable::Region& region) {
@@ -107,6 +106,21 @@ Status Engine::register_memory(const MemoryTable::Region& region) {
 Status Engine::unregister_memory(std::uint64_t address) {
     MC_RETURN_IF_ERROR(usable());
     return memory_.remove(address);
+}
+
+Status Engine::submit(EventLoop::Task task) {
+    // Another thread may have closed the engine since usable() was asked.
+    if (driver_->loop().post(std::move(task))) return {};
+    return {Code::aborted, "the engine is closed"};
+}
+
+template <typename Answer>
+Result<Answer> Engine::ask(std::function<Answer()> question) {
+    MC_RETURN_IF_ERROR(usable());
+    std::promise<Answer> answer;
+    auto future = answer.get_future();
+    MC_RETURN_IF_ERROR(submit([&] { answer.set_value(question()); }));
+    return future.get();
 }
 
 std::shared_ptr<Transfer> Engine::make(TransferKind kind) {
@@ -148,10 +162,10 @@ Result<std::shared_ptr<Transfer>> Engine::send(std::string tag, Duration patienc
         return Status(Code::invalid_argument,
                       "a tag has 1 to " + std::to_string(kMaxTagBytes) + " bytes");
     auto transfer = make(TransferKind::send);
-    driver_->loop().post([this, transfer, tag = std::move(tag), patience] {
+    MC_RETURN_IF_ERROR(submit([this, transfer, tag = std::move(tag), patience] {
         driver_->add_transfer(transfer);
         driver_->exchange().senders().open(transfer->id, tag, patience);
-    });
+    }));
     return transfer;
 }
 
@@ -159,47 +173,42 @@ Status Engine::append(const Transfer& send, PoolPages pages) {
     MC_RETURN_IF_ERROR(usable());
     MC_RETURN_IF_ERROR(check(pages));
     const Pool* known = pool(pages.pool);
-    driver_->loop().post([this, id = send.id, known, pages = std::move(pages)] {
+    return submit([this, id = send.id, known, pages = std::move(pages)] {
         driver_->exchange().senders().append(id, *known, pages.pages, pages.first_token);
     });
-    return {};
 }
 
 Status Engine::mark_ready(const Transfer& send, std::uint32_t tokens) {
     MC_RETURN_IF_ERROR(usable());
-    driver_->loop().post(
+    return submit(
         [this, id = send.id, tokens] { driver_->exchange().senders().mark_ready(id, tokens); });
-    return {};
 }
 
 Status Engine::rewind(Transfer& send, std::uint32_t tokens) {
     MC_RETURN_IF_ERROR(usable());
     // At once, in the caller's thread: when this returns, what is read from the pages is void.
     const std::uint32_t epoch = send.source.take_back();
-    driver_->loop().post([this, id = send.id, tokens, epoch] {
+    return submit([this, id = send.id, tokens, epoch] {
         driver_->exchange().senders().rewind(id, tokens, epoch);
     });
-    return {};
 }
 
 Status Engine::finish(const Transfer& send, std::vector<PoolPages> final_parts) {
     MC_RETURN_IF_ERROR(usable());
     for (const PoolPages& part : final_parts) MC_RETURN_IF_ERROR(check(part));
-    driver_->loop().post([this, id = send.id, final_parts = std::move(final_parts)] {
+    return submit([this, id = send.id, final_parts = std::move(final_parts)] {
         Senders& senders = driver_->exchange().senders();
         for (const PoolPages& part : final_parts)
             senders.append_final(id, *pool(part.pool), part.pages, part.first_token);
         senders.finish(id);
     });
-    return {};
 }
 
 Status Engine::abort(const Transfer& send, std::string reason) {
     MC_RETURN_IF_ERROR(usable());
-    driver_->loop().post([this, id = send.id, reason = std::move(reason)] {
+    return submit([this, id = send.id, reason = std::move(reason)] {
         driver_->exchange().senders().abort(id, Status(Code::aborted, reason));
     });
-    return {};
 }
 
 Status Engine::check_recv(const RecvOptions& options) const {
@@ -267,21 +276,20 @@ Result<std::shared_ptr<Transfer>> Engine::recv(RecvOptions options) {
     MC_RETURN_IF_ERROR(check_recv(options));
     auto transfer = make(TransferKind::recv);
     // What grows with the number of pages happens in the control thread, not in the caller's step.
-    driver_->loop().post([this, transfer, options = std::move(options)]() mutable {
+    MC_RETURN_IF_ERROR(submit([this, transfer, options = std::move(options)]() mutable {
         driver_->add_transfer(transfer);
         driver_->exchange().receivers().open(make_request(transfer->id, std::move(options)));
-    });
+    }));
     return transfer;
 }
 
 Status Engine::cancel(const Transfer& transfer) {
     MC_RETURN_IF_ERROR(usable());
-    driver_->loop().post([this, id = transfer.id] {
+    return submit([this, id = transfer.id] {
         const Status reason(Code::aborted, "cancelled by this side");
         driver_->exchange().receivers().cancel(id, reason);
         driver_->exchange().senders().abort(id, reason);
     });
-    return {};
 }
 
 Status Engine::check_lists(std::span<const Segment> local, std::span<const Segment> remote) const {
@@ -303,12 +311,13 @@ Result<std::shared_ptr<Transfer>> Engine::write(std::string address, std::vector
     MC_RETURN_IF_ERROR(check_lists(source, destination));
     if (const auto parsed = parse_host_port(address); !parsed) return parsed.status();
     auto transfer = make(TransferKind::write);
-    driver_->loop().post([this, transfer, address = std::move(address), source = std::move(source),
-                          destination = std::move(destination), deadline]() mutable {
-        driver_->add_transfer(transfer);
-        driver_->exchange().senders().write(transfer->id, address, std::move(source),
-                                            std::move(destination), deadline);
-    });
+    MC_RETURN_IF_ERROR(
+        submit([this, transfer, address = std::move(address), source = std::move(source),
+                destination = std::move(destination), deadline]() mutable {
+            driver_->add_transfer(transfer);
+            driver_->exchange().senders().write(transfer->id, address, std::move(source),
+                                                std::move(destination), deadline);
+        }));
     return transfer;
 }
 
@@ -319,31 +328,27 @@ Result<std::shared_ptr<Transfer>> Engine::read(std::string address, std::vector<
     MC_RETURN_IF_ERROR(check_lists(destination, source));
     if (const auto parsed = parse_host_port(address); !parsed) return parsed.status();
     auto transfer = make(TransferKind::read);
-    driver_->loop().post([this, transfer, address = std::move(address), source = std::move(source),
-                          destination = std::move(destination), deadline]() mutable {
-        driver_->add_transfer(transfer);
-        driver_->exchange().receivers().read(transfer->id, address, std::move(source),
-                                             std::move(destination), deadline);
-    });
+    MC_RETURN_IF_ERROR(
+        submit([this, transfer, address = std::move(address), source = std::move(source),
+                destination = std::move(destination), deadline]() mutable {
+            driver_->add_transfer(transfer);
+            driver_->exchange().receivers().read(transfer->id, address, std::move(source),
+                                                 std::move(destination), deadline);
+        }));
     return transfer;
 }
 
 Result<std::vector<PeerInfo>> Engine::peers() {
-    MC_RETURN_IF_ERROR(usable());
-    return driver_->peers();
+    return ask<std::vector<PeerInfo>>([this] { return driver_->peers(); });
 }
 
 Result<Engine::Stats> Engine::stats() {
-    MC_RETURN_IF_ERROR(usable());
-    std::promise<Stats> answer;
-    auto future = answer.get_future();
-    driver_->loop().post([&] {
+    return ask<Stats>([this] {
         Exchange& exchange = driver_->exchange();
-        answer.set_value({exchange.senders().size(), exchange.receivers().size(),
-                          exchange.senders().grants(), exchange.receivers().grants(),
-                          exchange.senders().parked()});
+        return Stats{exchange.senders().size(), exchange.receivers().size(),
+                     exchange.senders().grants(), exchange.receivers().grants(),
+                     exchange.senders().parked()};
     });
-    return future.get();
 }
 
 }  // namespace mc

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -87,6 +88,9 @@ class Engine {
     explicit Engine(EngineOptions options);
 
     Status usable() const;
+    Status submit(EventLoop::Task task);  // to the control thread; fails once that has ended
+    template <typename Answer>
+    Result<Answer> ask(std::function<Answer()> question);  // in the control thread
     Status check_ids(const PoolPages& pages) const;  // the pool is known, the pages are its own
     Status check(const PoolPages& pages) const;      // and the first one begins where it says
     const Pool* pool(const std::string& name) const;

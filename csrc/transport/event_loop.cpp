@@ -72,27 +72,30 @@ void EventLoop::stop() {
     std::vector<Task> never_run;
     {
         const std::lock_guard lock(mutex_);
-        if (stopped_) return;
         stopping_ = true;
+        if (!thread_.joinable()) {
+            stopped_ = true;
+            never_run.swap(posted_);
+            return;
+        }
     }
-    if (thread_.joinable()) {
-        const std::uint64_t one = 1;
-        [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof(one));
-        thread_.join();
-    }
-    const std::lock_guard lock(mutex_);
-    stopped_ = true;
-    never_run.swap(posted_);
+    wake();
+    thread_.join();
 }
 
-void EventLoop::post(Task task) {
+bool EventLoop::post(Task task) {
     {
         const std::lock_guard lock(mutex_);
-        if (stopped_) return;
+        if (stopped_) return false;
         posted_.push_back(std::move(task));
-        if (!asleep_) return;
+        if (!asleep_) return true;
         asleep_ = false;
     }
+    wake();
+    return true;
+}
+
+void EventLoop::wake() {
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof(one));
 }
@@ -165,7 +168,8 @@ void EventLoop::run() {
         run_timer();
         if (stopping) {
             const std::lock_guard lock(mutex_);
-            if (posted_.empty()) return;
+            stopped_ = posted_.empty();  // from here on post() refuses: what it took has run
+            if (stopped_) return;
         }
     }
 }

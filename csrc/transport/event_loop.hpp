@@ -62,8 +62,8 @@ class EventLoop {
     void stop();
 
     // Runs the task in the loop's thread; wakes it with one eventfd write if it may be asleep.
-    // After stop() the task is destroyed without running.
-    void post(Task task);
+    // False once the loop has stopped: the task will not run.
+    bool post(Task task);
     [[nodiscard]] bool in_loop_thread() const;
 
     Status watch(int fd, std::uint32_t events, Handler handler);  // level-triggered
@@ -82,6 +82,7 @@ class EventLoop {
     };
 
     void run();
+    void wake();
     [[nodiscard]] int wait_milliseconds() const;  // until the timer; -1 without one
     void run_tasks(std::vector<Task>& tasks);
     void run_timer();

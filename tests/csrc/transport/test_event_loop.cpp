@@ -68,10 +68,30 @@ TEST_F(EventLoopTest, StopRunsWhatWasPostedAndDropsWhatComesLater) {
     loop_.stop();
     EXPECT_EQ(ran, 2);
     auto held = std::make_shared<int>(0);
-    loop_.post([held, &ran] { ++ran; });
+    EXPECT_FALSE(loop_.post([held, &ran] { ++ran; }));
     EXPECT_EQ(held.use_count(), 1);
     EXPECT_EQ(ran, 2);
     loop_.stop();
+}
+
+TEST_F(EventLoopTest, RunsExactlyWhatItTookWhileItStops) {
+    for (int round = 0; round < 200; ++round) {
+        EventLoop loop;
+        ASSERT_TRUE(loop.start("round"));
+        int ran = 0;  // in the loop's thread
+        std::atomic<int> taken{0};
+        std::atomic<bool> posting{false};
+        std::thread poster([&] {
+            while (loop.post([&] { ++ran; })) {
+                ++taken;
+                posting = true;
+            }
+        });
+        while (!posting) std::this_thread::yield();
+        loop.stop();
+        poster.join();
+        EXPECT_EQ(ran, taken.load());
+    }
 }
 
 TEST_F(EventLoopTest, ReportsEventsUntilUnwatched) {
