@@ -26,6 +26,7 @@ PATHS = ("local", "shm", "cma", "cuda_ipc", "rdma", "tcp")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _HIGHEST_PORT = 65535
+_LONGEST_BUSY_POLL = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +65,14 @@ class EngineConfig:
     """Silence after which a peer with unfinished work is declared lost."""
     ping_interval: float = 0.5
     """How often a peer with unfinished work is pinged."""
-    cma_min_span: int = 16384
+    cma_min_span: int = 32768
     """Spans shorter than this on average go through the shared-memory ring, not through cma."""
     eager_bytes: int = 65536
     """Up to this size a copy is made on the control thread, without waking a copy thread."""
     ring_bytes: int = 4 << 20
     """Size of the shared-memory ring to each peer of this host."""
+    busy_poll: float = 50e-6
+    """How long the control thread and ``wait`` look for more work before they sleep (0 to 0.01)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lines below this level are not written. ``debug`` adds one for each request."""
 
@@ -83,6 +86,8 @@ class EngineConfig:
             _check_at_least(name, getattr(self, name), 0)
         for name in ("unknown_timeout", "peer_timeout", "ping_interval"):
             _check_positive(name, getattr(self, name))
+        if not 0 <= self.busy_poll <= _LONGEST_BUSY_POLL:
+            raise ConfigError(f"busy_poll={self.busy_poll} is not between 0 and 0.01 seconds")
         if self.ping_interval >= self.peer_timeout:
             raise ConfigError(
                 f"ping_interval={self.ping_interval} must be shorter than "
@@ -282,7 +287,7 @@ def _describe(hint: Any) -> str:
         if typing.get_origin(kind) is Literal:
             parts.append("one of " + ", ".join(typing.get_args(kind)))
         else:
-            parts.append(names.get(kind, "a list of texts"))
+            parts.append(names.get(kind, "a tuple of texts (in JSON a list)"))
     return " or ".join(parts)
 
 

@@ -137,6 +137,7 @@ EngineOptions to_options(const py::object& config) {
     options.cma_min_span = config.attr("cma_min_span").cast<std::size_t>();
     options.eager_bytes = config.attr("eager_bytes").cast<std::size_t>();
     options.ring_bytes = config.attr("ring_bytes").cast<std::size_t>();
+    options.busy_poll = seconds("busy_poll");
     options.protocol.unknown_timeout = seconds("unknown_timeout");
     options.protocol.peer_timeout = seconds("peer_timeout");
     options.protocol.ping_interval = seconds("ping_interval");

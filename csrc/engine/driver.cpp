@@ -80,7 +80,7 @@ Status Driver::start() {
         }
     }
     exchange_ = std::make_unique<Exchange>(*this, options_.protocol, std::move(self));
-    return control_.start("mc-control");
+    return control_.start("mc-control", options_.busy_poll);
 }
 
 void Driver::stop() {

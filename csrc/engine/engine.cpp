@@ -27,7 +27,8 @@ Engine::Engine(EngineOptions options)
     : options_(std::move(options)),
       process_(::getpid()),
       first_request_(random_number()),
-      log_(options_.log_level) {}
+      log_(options_.log_level),
+      completions_(options_.busy_poll) {}
 
 Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
     if (!is_loopback(options.host)) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/clock.hpp"
 #include "core/log.hpp"
 #include "protocol/actions.hpp"
 #include "transport/path.hpp"
@@ -27,6 +28,7 @@ struct EngineOptions {
     std::size_t cma_min_span = 0;
     std::size_t eager_bytes = 0;
     std::size_t ring_bytes = 0;
+    Duration busy_poll{};
     ProtocolOptions protocol;
     LogLevel log_level = LogLevel::info;
 

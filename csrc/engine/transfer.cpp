@@ -2,6 +2,7 @@
 #include "engine/transfer.hpp"
 
 #include <algorithm>
+#include <thread>
 
 namespace mc {
 
@@ -46,11 +47,18 @@ std::vector<std::shared_ptr<Transfer>> Completions::take() {
 }
 
 std::optional<Outcome> Completions::wait(const Transfer& transfer, Duration timeout) {
-    std::unique_lock lock(mutex_);
     // An unbounded timeout would overflow the clock's type.
     const Duration bounded =
         std::clamp<Duration>(timeout, Duration::zero(), std::chrono::hours(24 * 365));
-    added_.wait_for(lock, bounded, [&] { return transfer.outcome.has_value(); });
+    const Instant began = now();
+    const Instant sleeps = began + std::min(bounded, busy_poll_);
+    std::unique_lock lock(mutex_);
+    while (!transfer.outcome && now() < sleeps) {
+        lock.unlock();
+        std::this_thread::yield();
+        lock.lock();
+    }
+    added_.wait_until(lock, began + bounded, [&] { return transfer.outcome.has_value(); });
     return transfer.outcome;
 }
 

@@ -82,6 +82,9 @@ struct Transfer {
 // Thread-safe.
 class Completions {
   public:
+    // `busy_poll`: how long wait() looks before it sleeps.
+    explicit Completions(Duration busy_poll = {}) : busy_poll_(busy_poll) {}
+
     void add(std::shared_ptr<Transfer> transfer, const Status& status);
     // All that ended since the last call, oldest first; never blocks.
     std::vector<std::shared_ptr<Transfer>> take();
@@ -94,6 +97,7 @@ class Completions {
     Matched matched(const Transfer& transfer);
 
   private:
+    const Duration busy_poll_;
     std::mutex mutex_;
     std::condition_variable added_;
     std::vector<std::shared_ptr<Transfer>> fresh_;

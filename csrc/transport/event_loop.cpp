@@ -43,7 +43,8 @@ EventLoop::EventLoop()
 
 EventLoop::~EventLoop() { stop(); }
 
-Status EventLoop::start(std::string thread_name) {
+Status EventLoop::start(std::string thread_name, Duration busy_poll) {
+    busy_poll_ = busy_poll;
     if (!epoll_ || !wake_) {
         return {Code::resource_exhausted,
                 "cannot make an event loop: no file descriptor left (raise 'ulimit -n')"};
@@ -152,10 +153,11 @@ void EventLoop::run() {
             const std::lock_guard lock(mutex_);
             tasks.swap(posted_);
             stopping = stopping_;
-            idle = tasks.empty() && !stopping;
+            idle = tasks.empty() && !stopping && now() >= busy_until_;
             asleep_ = idle;
         }
-        // With tasks in hand the descriptors are only looked at, so that neither starves the other.
+        // With something in hand the descriptors are only looked at, so that neither starves the
+        // other.
         const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
                                        idle ? wait_milliseconds() : 0);
         if (idle) {
@@ -163,9 +165,15 @@ void EventLoop::run() {
             asleep_ = false;
             tasks.swap(posted_);
         }
+        const bool found = !tasks.empty() || count > 0;
         run_tasks(tasks);
         for (int i = 0; i < count; ++i) dispatch(events[i].data.u64, events[i].events);
         run_timer();
+        if (found) {
+            busy_until_ = now() + busy_poll_;
+        } else if (!idle) {
+            std::this_thread::yield();  // whoever else wants this core has it first
+        }
         if (stopping) {
             const std::lock_guard lock(mutex_);
             stopped_ = posted_.empty();  // from here on post() refuses: what it took has run

@@ -43,9 +43,10 @@ class FileDescriptor {
 };
 
 // One thread with an epoll set, a queue of posted functions and one timer. It sleeps in the kernel
-// when there is nothing to do: idle CPU is zero. All members but post(), stop() and
-// in_loop_thread() may be called only from the loop's own thread (inside handlers and posted
-// functions), before start(), or after stop().
+// when there is nothing to do: idle CPU is zero. For a short while after it had something to do it
+// looks for more instead, because waking a thread costs more than most of what there is to do. All
+// members but post(), stop() and in_loop_thread() may be called only from the loop's own thread
+// (inside handlers and posted functions), before start(), or after stop().
 class EventLoop {
   public:
     using Handler = std::function<void(std::uint32_t events)>;  // EPOLLIN, EPOLLOUT, EPOLLHUP...
@@ -56,8 +57,9 @@ class EventLoop {
     EventLoop(const EventLoop&) = delete;
     EventLoop& operator=(const EventLoop&) = delete;
 
-    // Fails with resource_exhausted when the kernel has no descriptor or thread left.
-    Status start(std::string thread_name);
+    // `busy_poll`: how long it looks for more before it sleeps. Fails with resource_exhausted when
+    // the kernel has no descriptor or thread left.
+    Status start(std::string thread_name, Duration busy_poll = {});
     // Runs what was posted, then ends and joins the thread; idempotent. Not from the loop's thread.
     void stop();
 
@@ -94,6 +96,8 @@ class EventLoop {
     std::atomic<std::thread::id> thread_id_;
     std::unordered_map<int, std::shared_ptr<Watch>> watches_;
     std::uint32_t generation_ = 0;
+    Duration busy_poll_{};
+    Instant busy_until_{};
     std::optional<Instant> timer_;
     Task timer_task_;
 

@@ -58,6 +58,7 @@ def test_unknown_option_names_the_valid_ones() -> None:
         ({"ping_interval": 3.0}, "shorter than peer_timeout"),
         ({"max_wait": 0}, "greater than 0"),
         ({"tcp_lanes": 0}, "at least 1"),
+        ({"busy_poll": 0.02}, "between 0 and 0.01"),
         ({"allowed_peers": ["10.0.0.1/8"]}, "not a CIDR range"),
     ],
 )

@@ -24,6 +24,7 @@ class TestEngine {
         options.eager_bytes = 64U << 10;
         options.ring_bytes = 256U << 10;
         options.tcp_lanes = 2;
+        options.busy_poll = std::chrono::microseconds(50);
         auto made = Engine::create(options);
         if (!made) std::abort();
         engine_ = std::move(*made);

@@ -212,8 +212,34 @@ TEST_F(EventLoopTest, AnActivityIsScheduledOnceAndTakenBackWithItsOwner) {
     EXPECT_EQ(steps, 3);
 }
 
+TEST_F(EventLoopTest, LooksForMoreBeforeItSleeps) {
+    EventLoop loop;
+    ASSERT_TRUE(loop.start("busy", std::chrono::hours(1)));
+    in_loop(loop, [] {});
+    const std::clock_t before = std::clock();
+    const FileDescriptor fd = make_eventfd();
+    std::promise<void> seen;
+    in_loop(loop, [&] {
+        ASSERT_TRUE(loop.watch(fd.get(), EPOLLIN, [&](std::uint32_t) {
+            loop.unwatch(fd.get());
+            seen.set_value();
+        }));
+    });
+    std::promise<void> fired;
+    in_loop(loop, [&] {
+        loop.set_timer(now() + std::chrono::milliseconds(50), [&] { fired.set_value(); });
+    });
+    fired.get_future().wait();
+    signal(fd);
+    seen.get_future().wait();
+    EXPECT_GT(std::clock() - before, CLOCKS_PER_SEC / 200) << "it slept";
+}
+
 TEST_F(EventLoopTest, IdleCostsNoProcessorTime) {
+    EventLoop briefly_busy;
+    ASSERT_TRUE(briefly_busy.start("briefly busy", std::chrono::milliseconds(1)));
     in_loop(loop_, [] {});
+    in_loop(briefly_busy, [] {});
     const std::clock_t before = std::clock();  // of the whole process, not of the wall
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     const double seconds = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
