@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 from mooncake_connector.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "MOONCAKE_CONNECTOR_"
+KEY_VARIABLE = ENVIRONMENT_PREFIX + "KEY"
 PATHS = ("local", "shm", "cma", "cuda_ipc", "rdma", "tcp")
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -51,6 +52,8 @@ class EngineConfig:
     """``any`` lets every process of this user read this one, where Yama forbids it otherwise."""
     ipc_dir: str | None = None
     """Folder (mode 0700) for Unix sockets, for containers that share a folder, not a network."""
+    key_file: str | None = None
+    """File (mode 0600) with the pre-shared key, or two while keys change, one to a line."""
     io_threads: int = 2
     """Threads that serve TCP lanes."""
     copy_threads: int = 2
@@ -88,6 +91,11 @@ class EngineConfig:
             _check_positive(name, getattr(self, name))
         if not 0 <= self.busy_poll <= _LONGEST_BUSY_POLL:
             raise ConfigError(f"busy_poll={self.busy_poll} is not between 0 and 0.01 seconds")
+        if self.advertise is None and self.host.strip("[]") in ("0.0.0.0", "::"):
+            raise ConfigError(
+                f"host={self.host!r} listens on all interfaces, but peers cannot connect to it; "
+                "say which of this host's addresses they should use: advertise="
+            )
         if self.ping_interval >= self.peer_timeout:
             raise ConfigError(
                 f"ping_interval={self.ping_interval} must be shorter than "
@@ -114,6 +122,11 @@ class EngineConfig:
         values = _environment_values(cls, os.environ if environment is None else environment)
         hints = _hints(cls)
         for name, value in options.items():
+            if name == "key":
+                raise ConfigError(
+                    "a key cannot be an option: command lines can be read by others; put it into a "
+                    f"file (key_file) or into the environment variable {KEY_VARIABLE}"
+                )
             if name not in hints:
                 raise ConfigError(_unknown(name, "option", hints))
             values[name] = _convert(name, value, hints[name])
@@ -212,6 +225,8 @@ def _environment_values(cls: type, environment: Mapping[str, str]) -> dict[str, 
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable == KEY_VARIABLE:
+            continue  # never an option: options can be seen in the process list
         if name not in known:
             raise ConfigError(_unknown(variable, "environment variable", known, upper=True))
         if name in wanted:

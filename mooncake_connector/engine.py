@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mooncake_connector import _engine
+from mooncake_connector import _engine, authentication
 from mooncake_connector.config import EngineConfig
 from mooncake_connector.errors import (
     ConfigError,
@@ -26,6 +26,7 @@ from mooncake_connector.errors import (
     UnsupportedError,
     exception_for,
 )
+from mooncake_connector.keys import load_keys
 from mooncake_connector.pools import PoolSpec, memory_of
 
 logger = logging.getLogger(__name__)
@@ -237,7 +238,11 @@ class Engine:
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config: Final = config or EngineConfig()
-        self._native = _engine.Engine(self.config)
+        keys = load_keys(self.config.key_file)
+        self._native = _engine.Engine(self.config, [key.id for key in keys])
+        self._authentication = authentication.start(self._native, keys)
+        if self._authentication is not None:  # it keeps the native engine alive
+            weakref.finalize(self, self._native.close)
         self._pools: dict[str, Pool] = {}
         self._keep: dict[int, Any] = {}  # registered memory, by address
         self._transfers: weakref.WeakValueDictionary[int, Transfer] = weakref.WeakValueDictionary()
@@ -411,6 +416,8 @@ class Engine:
     def close(self) -> None:
         """Ends all transfers (TransferAborted) and all threads. Idempotent."""
         self._native.close()
+        if self._authentication is not None:
+            self._authentication.join()
         self._write_log()
 
     def __enter__(self) -> Engine:

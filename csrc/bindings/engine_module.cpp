@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -108,8 +109,15 @@ Pool to_pool(const py::object& spec) {
     return pool;
 }
 
-EngineOptions to_options(const py::object& config) {
+EngineOptions to_options(const py::object& config, const std::vector<std::string>& key_ids) {
     EngineOptions options;
+    for (const std::string& id : key_ids) {
+        Token key;
+        if (id.size() != key.bytes.size())
+            raise(Status(Code::invalid_argument, "a key's id has 16 bytes"));
+        std::copy(id.begin(), id.end(), key.bytes.begin());
+        options.protocol.keys.push_back(key);
+    }
     const auto seconds = [&](const char* name) {
         return from_seconds(config.attr(name).cast<double>());
     };
@@ -147,6 +155,37 @@ EngineOptions to_options(const py::object& config) {
                         : level == "warning" ? LogLevel::warning
                                              : LogLevel::error;
     return options;
+}
+
+py::bytes to_bytes(std::span<const std::uint8_t> bytes) {
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+py::object next_proof(Engine& engine) {
+    const std::optional<ProofQueue::Task> task = [&] {
+        const py::gil_scoped_release release;
+        return engine.next_proof();
+    }();
+    if (!task) return py::none();
+    const auto& [session, request] = *task;
+    py::object proof = py::none();
+    if (request.proof) proof = to_bytes(request.proof->mac);
+    return py::make_tuple(session.value, to_bytes(request.key.bytes), to_bytes(request.statement),
+                          proof);
+}
+
+void answer_proof(Engine& engine, std::uint64_t session, const std::optional<py::bytes>& answer) {
+    Result<Proof> result = Status(Code::authentication_failed,
+                                  "the peer could not prove that it has this engine's key");
+    if (answer) {
+        const auto mac = static_cast<std::string_view>(*answer);
+        Proof proof;
+        if (mac.size() != proof.mac.size())
+            raise(Status(Code::invalid_argument, "a proof has 32 bytes"));
+        std::copy(mac.begin(), mac.end(), proof.mac.begin());
+        result = proof;
+    }
+    check(engine.answer_proof(SessionId{session}, result));
 }
 
 py::object to_outcome(const std::optional<Outcome>& outcome) {
@@ -206,9 +245,10 @@ PYBIND11_MODULE(_engine, module) {
         });
 
     py::class_<Engine>(module, "Engine")
-        .def(py::init(
-                 [](const py::object& config) { return take(Engine::create(to_options(config))); }),
-             "config"_a)
+        .def(py::init([](const py::object& config, const std::vector<std::string>& key_ids) {
+                 return take(Engine::create(to_options(config, key_ids)));
+             }),
+             "config"_a, "key_ids"_a)
         .def_property_readonly("address", &Engine::address)
         .def_property_readonly("instance_id",
                                [](const Engine& engine) { return engine.instance().hex(); })
@@ -283,6 +323,8 @@ PYBIND11_MODULE(_engine, module) {
                  }();
                  return to_outcome(outcome);
              })
+        .def("next_proof", &next_proof)
+        .def("answer_proof", &answer_proof)
         .def("peers", &peers)
         .def("stats", &stats)
         .def("take_log",

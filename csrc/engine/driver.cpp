@@ -85,6 +85,7 @@ Status Driver::start() {
 
 void Driver::stop() {
     if (std::exchange(stopped_, true)) return;
+    proofs_.close();
     if (exchange_) {
         std::promise<void> ended;
         control_.post([&] {
@@ -313,6 +314,10 @@ void Driver::close(SessionId session, const Status& reason) {
     if (found->second.channel) found->second.channel->close();
     found->second.links->close(reason);
     peers_.erase(found);
+}
+
+void Driver::authenticate(SessionId session, AuthenticationRequest request) {
+    proofs_.add(session, std::move(request));
 }
 
 bool Driver::can_pull(SessionId session) {

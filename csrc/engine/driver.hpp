@@ -16,6 +16,7 @@
 #include "engine/loops.hpp"
 #include "engine/memory_table.hpp"
 #include "engine/options.hpp"
+#include "engine/proofs.hpp"
 #include "engine/sinks.hpp"
 #include "engine/transfer.hpp"
 #include "protocol/exchange.hpp"
@@ -49,6 +50,8 @@ class Driver final : public Actions {
     Exchange& exchange() { return *exchange_; }
     [[nodiscard]] const std::string& address() const { return address_; }  // after start()
 
+    ProofQueue& proofs() { return proofs_; }  // thread-safe
+
     void add_transfer(std::shared_ptr<Transfer> added);
     std::vector<PeerInfo> peers();
 
@@ -58,6 +61,7 @@ class Driver final : public Actions {
     void connect(SessionId session, const std::string& address) override;
     void send(SessionId session, const Message& message) override;
     void close(SessionId session, const Status& reason) override;
+    void authenticate(SessionId session, AuthenticationRequest request) override;
     void link(const Session& session) override;
     bool can_pull(SessionId session) override;
     void ship(const Shipment& shipment) override;
@@ -127,6 +131,7 @@ class Driver final : public Actions {
     std::string address_;
     EventLoop control_;
     Loops io_, copy_;
+    ProofQueue proofs_;
     Background background_;
     std::unique_ptr<Acceptor> acceptor_;
     std::unique_ptr<SameHostServer> same_host_server_;

@@ -76,6 +76,12 @@ class Engine {
         return completions_.wait(transfer, timeout);
     }
 
+    // For the application's authentication thread, where options name keys: waits for a proof to be
+    // made or checked; nothing once the engine is closed. Each is answered with the proof made, or
+    // the one that held, or with why not.
+    std::optional<ProofQueue::Task> next_proof() { return driver_->proofs().next(); }
+    Status answer_proof(SessionId session, const Result<Proof>& answer);
+
     Result<std::vector<PeerInfo>> peers();
     struct Stats {
         std::uint64_t sends = 0, recvs = 0, grants_out = 0, grants_in = 0, parked = 0;

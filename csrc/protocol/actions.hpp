@@ -26,6 +26,7 @@ struct ProtocolOptions {
     Duration peer_timeout = std::chrono::seconds(2);   // silence after which a peer is lost
     Duration hello_timeout = std::chrono::seconds(5);  // from connecting to being ready
     bool verify = false;                               // ask senders for digests
+    std::vector<Token> keys;                           // ids of the keys, the preferred one first
     std::uint32_t recv_credits = 4096;                 // RECVs a peer may have open here
 };
 
@@ -69,6 +70,13 @@ struct PullOrder {
     std::uint64_t expected = 0;
 };
 
+// A proof to be made, or one to be checked. See protocol/handshake.hpp.
+struct AuthenticationRequest {
+    Token key;        // id
+    Bytes statement;  // what the proof is about
+    std::optional<Proof> proof;
+};
+
 // What the protocol asks of its surroundings. The protocol has no sockets, no threads and no clock:
 // the engine does these things, or a simulator pretends to. Calls never re-enter the protocol;
 // answers come later as events.
@@ -84,6 +92,9 @@ class Actions {
     virtual void connect(SessionId session, const std::string& address) = 0;
     virtual void send(SessionId session, const Message& message) = 0;
     virtual void close(SessionId session, const Status& reason) = 0;
+    // Answered by Exchange::authenticated with the proof, or with the failure
+    // (authentication_failed when the one to be checked is wrong).
+    virtual void authenticate(SessionId session, AuthenticationRequest request) = 0;
     // The greetings are exchanged: data paths to the peer may be set up now. For an outgoing
     // session this is answered by Sessions::linked once they are, before any RECV is sent.
     virtual void link(const Session& session) = 0;

@@ -5,6 +5,13 @@
 
 namespace mc {
 
+namespace {
+
+// Messages that a peer may send while its handshake waits for the authentication.
+constexpr std::size_t kMaxHeld = 64;
+
+}  // namespace
+
 Exchange::Exchange(Actions& actions, ProtocolOptions options, Hello self)
     : options_(options),
       sessions_(actions, options_, std::move(self),
@@ -21,8 +28,24 @@ Exchange::Exchange(Actions& actions, ProtocolOptions options, Hello self)
 
 void Exchange::receive(SessionId id, const Message& message) {
     Session* session = sessions_.find(id);
-    if (session == nullptr || sessions_.receive(*session, message)) return;
+    if (session == nullptr) return;
+    if (session->handshake.waiting() && !std::holds_alternative<Bye>(message)) {
+        if (session->held.size() < kMaxHeld) return session->held.push_back(message);
+        return sessions_.fail(*session, Status(Code::protocol, "too much during the handshake"));
+    }
+    if (sessions_.receive(*session, message)) return;
     if (!senders_.receive(*session, message)) (void)receivers_.receive(*session, message);
+}
+
+void Exchange::authenticated(SessionId id, const Result<Proof>& answer) {
+    sessions_.authenticated(id, answer);
+    for (Session* session = sessions_.find(id);
+         session != nullptr && !session->handshake.waiting() && !session->held.empty();
+         session = sessions_.find(id)) {
+        const Message next = std::move(session->held.front());
+        session->held.pop_front();
+        receive(id, next);
+    }
 }
 
 void Exchange::malformed(SessionId id, const Status& reason) {

@@ -19,6 +19,8 @@ class Exchange {
 
     // One message of a peer. A message that breaks the rules ends the session and nothing else.
     void receive(SessionId id, const Message& message);
+    // The answer to Actions::authenticate.
+    void authenticated(SessionId id, const Result<Proof>& answer);
     void malformed(SessionId id, const Status& reason);
     void tick(Instant now);
 

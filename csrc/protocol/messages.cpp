@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "protocol/messages.hpp"
 
+#include <algorithm>
 #include <array>
 #include <type_traits>
 #include <utility>
@@ -13,6 +14,23 @@ namespace {
 
 constexpr std::uint8_t kOptionalFlag =
     1;  // a receiver that does not know the type skips the message
+
+void put(ByteWriter& w, const Challenge& m) {
+    w.put(m.nonce);
+    w.put_varint(m.keys.size());
+    for (const Token& key : m.keys) w.put(key);
+}
+void get(ByteReader& r, Challenge& m) {
+    m.nonce = r.get_token();
+    const std::uint64_t count = r.get_varint(kMaxKeys);
+    for (std::uint64_t i = 0; i < count && !r.failed(); ++i) m.keys.push_back(r.get_token());
+}
+
+void put(ByteWriter& w, const Proof& m) { w.put_raw(m.mac); }
+void get(ByteReader& r, Proof& m) {
+    const auto bytes = r.get_raw(m.mac.size());
+    std::copy(bytes.begin(), bytes.end(), m.mac.begin());
+}
 
 void put(ByteWriter& w, const Hello& m) {
     w.put(m.oldest_version);
@@ -291,7 +309,7 @@ constexpr auto kDecoders = make_decoders(std::make_index_sequence<std::variant_s
 constexpr std::array<std::string_view, std::variant_size_v<Message>> kNames{
     "HELLO",     "POOL",   "PLAN",    "RECV",   "READ", "WRITE",    "WRITE_GRANT", "WRITE_REFUSED",
     "KNOWN",     "READY",  "DATA",    "DIGEST", "DONE", "RECEIVED", "FAIL",        "CANCEL",
-    "CANCELLED", "REWIND", "REWOUND", "PING",   "PONG", "BYE"};
+    "CANCELLED", "REWIND", "REWOUND", "PING",   "PONG", "BYE",      "CHALLENGE",   "PROOF"};
 
 }  // namespace
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -29,13 +30,24 @@ inline constexpr std::size_t kMaxFrameBytes = 16U << 20;  // bounds what a peer 
 inline constexpr std::size_t kMaxTagBytes = 256;
 inline constexpr std::size_t kMaxNameBytes = 1024;
 inline constexpr std::size_t kMaxReasonBytes = 4096;
+inline constexpr std::size_t kMaxKeys = 8;
 inline constexpr std::size_t kMaxPools = 1024;
 inline constexpr std::size_t kMaxParts = 1024;
 inline constexpr std::size_t kMaxRanges = 65536;  // of all parts of a message together
 inline constexpr std::size_t kMaxPagesPerMessage = 1U << 20;
 inline constexpr std::size_t kMaxSegments = 65536;  // of a one-sided list; longer ones are cut
 
-// First on a session, both ways.
+// First on a session between engines that have keys, both ways; see protocol/handshake.hpp.
+struct Challenge {
+    Token nonce;
+    std::vector<Token> keys;  // ids; in the answer the chosen one
+};
+// That the sender has the key, and said what was heard.
+struct Proof {
+    std::array<std::uint8_t, 32> mac{};
+};
+// First on a session without keys, both ways. A message never gets new fields: what a later version
+// has to add comes in messages of its own, so that a transcript can be encoded again.
 struct Hello {
     std::uint16_t oldest_version = kOldestProtocolVersion;
     std::uint16_t version = kProtocolVersion;
@@ -186,7 +198,7 @@ struct Bye {
 // The alternatives' order is the type number on the wire, from 1 on.
 using Message = std::variant<Hello, PoolAdded, Plan, Recv, Read, Write, WriteGrant, WriteRefused,
                              Known, Ready, Data, SliceDigest, Done, Received, Fail, Cancel,
-                             Cancelled, Rewind, Rewound, Ping, Pong, Bye>;
+                             Cancelled, Rewind, Rewound, Ping, Pong, Bye, Challenge, Proof>;
 
 std::string_view name_of(const Message& message);
 

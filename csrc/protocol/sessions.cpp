@@ -64,9 +64,7 @@ Sessions::Sessions(Actions& actions, const ProtocolOptions& options, Hello self,
 
 Session& Sessions::create(const std::string& address, bool outgoing) {
     const SessionId id{next_id_++};
-    Session& session = sessions_[id];
-    session.id = id;
-    session.outgoing = outgoing;
+    Session& session = sessions_.try_emplace(id, id, outgoing, options_.keys).first->second;
     session.address = address;
     session.link_token = Token::random();
     session.opened_at = session.heard_at = session.pinged_at = actions_.time();
@@ -90,23 +88,65 @@ Session& Sessions::to(const std::string& address) {
     return session;
 }
 
-SessionId Sessions::accept() { return create("", false).id; }
+SessionId Sessions::accept() {
+    std::vector<const Session*> strangers;
+    for (const auto& [id, session] : sessions_) {
+        if (!session.outgoing && session.state < Session::State::linking)
+            strangers.push_back(&session);
+    }
+    if (strangers.size() >= kMaxStrangers) {
+        const auto oldest = std::min_element(
+            strangers.begin(), strangers.end(),
+            [](const Session* a, const Session* b) { return a->opened_at < b->opened_at; });
+        fail(sessions_.at((*oldest)->id),
+             Status(Code::resource_exhausted, "too many connections that have not greeted"));
+    }
+    return create("", false).id;
+}
 
 void Sessions::connected(SessionId id) {
     Session* session = find(id);
     if (session == nullptr || session->state != Session::State::connecting) return;
     session->state = Session::State::greeting;
     session->heard_at = actions_.time();
-    // Who connects greets first. The answer lets it make links, and these must find a session that
-    // knows whom they belong to.
-    if (session->outgoing) greet(*session);
+    advance(id, session->handshake.begin(actions_));
 }
 
-void Sessions::greet(Session& session) {
-    Hello hello = self_;
-    hello.link_token = session.link_token;
+void Sessions::authenticated(SessionId id, const Result<Proof>& answer) {
+    Session* session = find(id);
+    if (session == nullptr || !session->handshake.waiting()) return;
+    advance(id, session->handshake.authenticated(actions_, answer));
+}
+
+void Sessions::advance(SessionId id, const Result<Handshake::Next>& next) {
+    Session* session = find(id);
+    if (session == nullptr) return;
+    if (!next) return fail(*session, next.status());
+    switch (*next) {
+        case Handshake::Next::wait: return;
+        case Handshake::Next::greet: {
+            Hello hello = self_;
+            hello.link_token = session->link_token;
+            session->pools_told = hello.pools.size();
+            return advance(id, session->handshake.greet(actions_, std::move(hello)));
+        }
+        case Handshake::Next::accept:
+            return accept_hello(*session, std::move(session->handshake.peer()));
+        case Handshake::Next::done: return greeted(*session);
+    }
+}
+
+void Sessions::greeted(Session& session) {
     session.greeted = true;
-    actions_.send(session.id, hello);
+    tell_pools(session);
+    if (session.outgoing) return;
+    session.state = Session::State::ready;
+    listener_.ready(session);
+}
+
+void Sessions::tell_pools(Session& session) {
+    while (session.pools_told < self_.pools.size())
+        actions_.send(session.id, PoolAdded{self_.pools[session.pools_told++]});
 }
 
 void Sessions::closed(SessionId id, const Status& reason) {
@@ -127,8 +167,8 @@ void Sessions::close_all(const Status& reason) {
 
 void Sessions::add_pool(const Pool& pool) {
     self_.pools.push_back(pool);
-    for (const auto& [id, session] : sessions_) {
-        if (session.greeted) actions_.send(id, PoolAdded{pool});
+    for (auto& [id, session] : sessions_) {
+        if (session.greeted) tell_pools(session);
     }
 }
 
@@ -171,17 +211,19 @@ void Sessions::set_busy(Session& session, bool busy) {
 
 bool Sessions::receive(Session& session, const Message& message) {
     session.heard_at = actions_.time();
-    if (const auto* hello = std::get_if<Hello>(&message)) {
-        receive_hello(session, *hello);
-    } else if (session.state < Session::State::linking) {
+    if (session.state < Session::State::linking) {
         if (const auto* bye = std::get_if<Bye>(&message)) {
             const Status reason(bye->code == Code::ok ? Code::peer_lost : bye->code,
                                 "the peer refused: " + bye->reason);
             actions_.close(session.id, reason);
             closed(session.id, reason);
         } else {
-            fail(session, Status(Code::protocol, std::string(name_of(message)) + " before HELLO"));
+            advance(session.id, session.handshake.receive(actions_, message));
         }
+    } else if (std::holds_alternative<Hello>(message) ||
+               std::holds_alternative<Challenge>(message) ||
+               std::holds_alternative<Proof>(message)) {
+        fail(session, Status(Code::protocol, "an unexpected " + std::string(name_of(message))));
     } else if (const auto* added = std::get_if<PoolAdded>(&message)) {
         std::vector<Pool>& pools = session.peer.pools;
         pools.push_back(added->pool);
@@ -203,11 +245,7 @@ bool Sessions::receive(Session& session, const Message& message) {
     return true;
 }
 
-void Sessions::receive_hello(Session& session, const Hello& hello) {
-    if (session.state != Session::State::greeting) {
-        fail(session, Status(Code::protocol, "an unexpected HELLO"));
-        return;
-    }
+void Sessions::accept_hello(Session& session, Hello hello) {
     if (const Status checked = check_hello(hello); !checked) {
         fail(session, checked);
         return;
@@ -227,22 +265,19 @@ void Sessions::receive_hello(Session& session, const Hello& hello) {
                  Status(Code::peer_restarted, "the engine at " + hello.address + " was restarted"));
         }
     }
-    session.peer = hello;
-    if (!session.outgoing) session.address = hello.address;
-    if (session.outgoing) {
-        session.state = Session::State::linking;
-        actions_.link(session);
-    } else {
-        session.state = Session::State::ready;
-        actions_.link(session);
-        greet(session);
-        listener_.ready(session);
-    }
+    session.peer = std::move(hello);
+    if (!session.outgoing) session.address = session.peer.address;
+    session.state = Session::State::linking;
+    // Our HELLO lets the connecting side make links, and these must find a session that knows whom
+    // they belong to: so it goes after link().
+    actions_.link(session);
+    if (!session.outgoing) advance(session.id, Handshake::Next::greet);
 }
 
 void Sessions::linked(SessionId id) {
     Session* session = find(id);
-    if (session == nullptr || session->state != Session::State::linking) return;
+    if (session == nullptr || session->state != Session::State::linking || !session->outgoing)
+        return;
     session->state = Session::State::ready;
     session->heard_at = actions_.time();
     listener_.ready(*session);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "protocol/actions.hpp"
+#include "protocol/handshake.hpp"
 
 namespace mc {
 
@@ -18,18 +19,24 @@ namespace mc {
 struct Session {
     enum class State : std::uint8_t {
         connecting,
-        greeting,  // connected; the peer's HELLO is awaited
-        linking,   // both HELLOs are there; data paths are set up
+        greeting,  // connected; the peer's HELLO is awaited, and where there are keys its proof
+        linking,   // the peer's HELLO is there; data paths are set up
         ready,
     };
 
+    Session(SessionId number, bool connects, const std::vector<Token>& keys)
+        : id(number), outgoing(connects), handshake(number, connects, keys) {}
+
     SessionId id;
     State state = State::connecting;
-    bool outgoing = false;
-    bool greeted = false;  // our HELLO is sent
-    std::string address;   // the peer's, as asked for (outgoing) or announced (incoming)
-    Hello peer;            // valid when ready; grows with POOL
-    Token link_token;      // ours: lanes and same-host links that present it belong here
+    bool outgoing;
+    Handshake handshake;
+    bool greeted = false;        // our HELLO is sent
+    std::size_t pools_told = 0;  // of our own pools, in HELLO and POOL
+    std::deque<Message> held;    // came while the handshake waited for the authentication
+    std::string address;         // the peer's, as asked for (outgoing) or announced (incoming)
+    Hello peer;                  // valid when ready; grows with POOL
+    Token link_token;            // ours: lanes and same-host links that present it belong here
     Instant opened_at;
     Instant heard_at;  // any sign of life
     Instant pinged_at;
@@ -77,6 +84,7 @@ class Sessions {
     Session& to(const std::string& address);  // present or new outgoing session
     SessionId accept();
     void connected(SessionId id);
+    void authenticated(SessionId id, const Result<Proof>& answer);
     void linked(SessionId id);
     void closed(SessionId id, const Status& reason);
     void close_all(const Status& reason);
@@ -91,15 +99,20 @@ class Sessions {
     void heard(SessionId id);
     void set_busy(Session& session, bool busy);
 
-    // Handles HELLO, POOL, PING, PONG, BYE. False: the message is not one of them.
+    // Handles the handshake, POOL, PING, PONG, BYE. False: the message is not one of them.
     bool receive(Session& session, const Message& message);
     void tick(Instant now);
     [[nodiscard]] const std::unordered_map<SessionId, Session>& all() const { return sessions_; }
 
   private:
+    // Sessions that have been accepted and not greeted; the oldest makes room for the next.
+    static constexpr std::size_t kMaxStrangers = 1024;
+
     Session& create(const std::string& address, bool outgoing);
-    void greet(Session& session);
-    void receive_hello(Session& session, const Hello& hello);
+    void advance(SessionId id, const Result<Handshake::Next>& next);
+    void greeted(Session& session);
+    void accept_hello(Session& session, Hello hello);
+    void tell_pools(Session& session);
     void watch();  // from now on ticks come, and gaps between them count
 
     Actions& actions_;

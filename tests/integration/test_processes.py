@@ -233,7 +233,7 @@ def test_a_port_in_use_is_named() -> None:
 
 def test_other_than_loopback_is_refused_without_a_key() -> None:
     with pytest.raises(ConfigError, match="loopback"):
-        Node(host="0.0.0.0")
+        Node(host="0.0.0.0", advertise="127.0.0.1")
 
 
 def test_nobody_listens() -> None:

@@ -59,6 +59,9 @@ def test_unknown_option_names_the_valid_ones() -> None:
         ({"max_wait": 0}, "greater than 0"),
         ({"tcp_lanes": 0}, "at least 1"),
         ({"busy_poll": 0.02}, "between 0 and 0.01"),
+        ({"host": "0.0.0.0"}, "advertise="),
+        ({"host": "[::]"}, "advertise="),
+        ({"key": "k" * 64}, "key_file"),
         ({"allowed_peers": ["10.0.0.1/8"]}, "not a CIDR range"),
     ],
 )
@@ -90,5 +93,5 @@ def test_allowed_peers_match_names_addresses_and_ranges() -> None:
 
 
 def test_binding_to_all_interfaces_allows_no_stranger() -> None:
-    assert not ConnectorConfig(host="0.0.0.0").allows("203.0.113.9")
-    assert not ConnectorConfig(host="0.0.0.0").allows("0.0.0.0")
+    assert not ConnectorConfig(host="0.0.0.0", advertise="192.0.2.1").allows("203.0.113.9")
+    assert not ConnectorConfig(host="0.0.0.0", advertise="192.0.2.1").allows("0.0.0.0")

@@ -54,6 +54,7 @@ class Stranger {
 
     [[nodiscard]] bool connected() const { return state_->connection != nullptr; }
     [[nodiscard]] bool cut_off() const { return state_->cut_off; }  // by the other side
+    [[nodiscard]] const std::vector<Message>& heard() const { return state_->messages; }
     template <typename M>
     [[nodiscard]] std::vector<M> heard() const {
         std::vector<M> found;

@@ -95,7 +95,10 @@ std::vector<Message> examples() {
             Ping{kBig},
             Pong{0},
             Bye{Code::ok, ""},
-            Bye{Code::peer_restarted, "bye"}};
+            Bye{Code::peer_restarted, "bye"},
+            Challenge{Token::random(), {}},
+            Challenge{Token::random(), std::vector<Token>(kMaxKeys, Token::random())},
+            Proof{{1, 2, 255}}};
 }
 
 Bytes frame_of(const Message& message) {
