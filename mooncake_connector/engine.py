@@ -434,7 +434,16 @@ class Engine:
 def _pages(page_ids: PageIds) -> npt.NDArray[np.int32]:
     if len(page_ids) == 0:
         return _NO_PAGES
-    return np.ascontiguousarray(page_ids, dtype=np.int32)
+    given = np.asarray(page_ids)
+    if given.dtype == np.int32:
+        return np.ascontiguousarray(given)
+    if given.dtype.kind not in "iu":
+        raise ConfigError(f"page ids must be whole numbers below 2**31, not {given.dtype}")
+    pages = given.astype(np.int32)
+    if not np.array_equal(pages, given):
+        wrong = given[pages != given][0]
+        raise ConfigError(f"page {wrong} is no page id: these are int32")
+    return pages
 
 
 def _completion(transfer: Transfer, outcome: _engine.Outcome | None) -> Completion:

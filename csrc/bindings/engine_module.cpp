@@ -157,6 +157,21 @@ EngineOptions to_options(const py::object& config, const std::vector<std::string
     return options;
 }
 
+// In slices, between which Python handles signals: Ctrl-C ends it.
+std::optional<Outcome> wait(Engine& engine, const Transfer& transfer, Duration timeout) {
+    constexpr Duration kSlice = std::chrono::milliseconds(100);
+    const Instant ends = now() + timeout;
+    while (true) {
+        const Duration left = std::max(Duration::zero(), ends - now());
+        std::optional<Outcome> outcome = [&] {
+            const py::gil_scoped_release release;
+            return engine.wait(transfer, std::min(left, kSlice));
+        }();
+        if (outcome || left <= kSlice) return outcome;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    }
+}
+
 py::bytes to_bytes(std::span<const std::uint8_t> bytes) {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -317,11 +332,7 @@ PYBIND11_MODULE(_engine, module) {
              })
         .def("wait",
              [](Engine& engine, const Transfer& transfer, double timeout) {
-                 std::optional<Outcome> outcome = [&] {
-                     const py::gil_scoped_release release;
-                     return engine.wait(transfer, from_seconds(timeout));
-                 }();
-                 return to_outcome(outcome);
+                 return to_outcome(wait(engine, transfer, from_seconds(timeout)));
              })
         .def("next_proof", &next_proof)
         .def("answer_proof", &answer_proof)

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
+#include <string>
 
 namespace mc {
 
@@ -14,6 +16,14 @@ inline Instant now() { return std::chrono::steady_clock::now(); }
 
 inline double to_seconds(Duration duration) {
     return std::chrono::duration<double>(duration).count();
+}
+
+// "2 s", "0.25 s"; for messages.
+inline std::string to_text(Duration duration) {
+    std::string text(32, '\0');
+    const int length = std::snprintf(text.data(), text.size(), "%.3g s", to_seconds(duration));
+    text.resize(static_cast<std::size_t>(length));
+    return text;
 }
 
 // Anything longer than a century, infinity too, is a century; NaN and what is negative are zero. So

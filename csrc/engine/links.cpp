@@ -110,8 +110,17 @@ LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, 
             const SameHostLink& link = offer.same_host.front();
             const bool local = allows(PathKind::local) && link.peer_pid == ::getpid();
             const bool cma = allows(PathKind::cma) && link.cma_readable;
-            if (allows(PathKind::cma) && !link.cma_readable)
+            if (allows(PathKind::cma) && !link.cma_readable && !local) {
                 offer.notes.push_back("no cma: " + link.cma_reason);
+                if (options.strict) {
+                    offer.failure =
+                        Status(Code::unsupported,
+                               "no cma: " + link.cma_reason +
+                                   "; strict refuses the ring in its place (leave strict out, or "
+                                   "cma out of paths=)");
+                    return offer;
+                }
+            }
             if (local || cma || allows(PathKind::shm)) return offer;
             failed = Status(Code::unsupported,
                             "cma is the only path allowed on this host, but " + link.cma_reason);

@@ -49,7 +49,12 @@ void Exchange::authenticated(SessionId id, const Result<Proof>& answer) {
 }
 
 void Exchange::malformed(SessionId id, const Status& reason) {
-    if (Session* session = sessions_.find(id)) sessions_.fail(*session, reason);
+    Session* session = sessions_.find(id);
+    if (session == nullptr) return;
+    const bool greeted = session->state >= Session::State::linking;
+    sessions_.fail(*session, greeted ? reason
+                                     : reason.with_context("the peer is no engine, or one of an "
+                                                           "incompatible version"));
 }
 
 void Exchange::tick(Instant now) {

@@ -236,7 +236,7 @@ void Senders::tick(Instant now) {
     for (const TransferId id : late) {
         Send* send = find(id);
         if (send == nullptr) continue;
-        const std::string waited = std::to_string(to_seconds(send->patience)) + " s";
+        const std::string waited = to_text(send->patience);
         close(*send,
               Status(Code::timeout, send->receivers == 0 ? "no receiver came within " + waited
                                                          : "no progress within " + waited));
@@ -262,10 +262,9 @@ void Senders::tick(Instant now) {
     while (!parked_.empty() && now >= parked_.front().since + options_.unknown_timeout) {
         const Parked parked = parked_.front();
         unpark(parked_.begin());
-        refuse(
-            *sessions_.find(parked.session), parked.recv.grant,
-            Status(Code::timeout, "no send with this tag was announced within " +
-                                      std::to_string(to_seconds(options_.unknown_timeout)) + " s"));
+        refuse(*sessions_.find(parked.session), parked.recv.grant,
+               Status(Code::timeout, "no send with this tag was announced within " +
+                                         to_text(options_.unknown_timeout)));
     }
     if (!parked_.empty()) actions_.wake_at(parked_.front().since + options_.unknown_timeout);
 }

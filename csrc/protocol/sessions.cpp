@@ -301,13 +301,12 @@ void Sessions::tick(Instant now) {
         if (session.state != Session::State::ready) {
             watching = true;
             if (now - session.opened_at >= options_.hello_timeout) {
-                lost.emplace_back(
-                    id,
-                    Status(Code::unreachable,
-                           "no handshake with " +
-                               (session.address.empty() ? "a connecting peer" : session.address) +
-                               " within " + std::to_string(to_seconds(options_.hello_timeout)) +
-                               " s"));
+                lost.emplace_back(id, Status(Code::unreachable,
+                                             "no handshake with " +
+                                                 (session.address.empty() ? "a connecting peer"
+                                                                          : session.address) +
+                                                 " within " + to_text(options_.hello_timeout) +
+                                                 "; is there an engine, and not another server?"));
             } else {
                 actions_.wake_at(session.opened_at + options_.hello_timeout);
             }
@@ -316,9 +315,8 @@ void Sessions::tick(Instant now) {
             const Instant patience_ends = session.heard_at + options_.peer_timeout;
             if (now >= patience_ends) {
                 lost.emplace_back(
-                    id, Status(Code::peer_lost,
-                               "no sign of life from " + session.address + " for " +
-                                   std::to_string(to_seconds(now - session.heard_at)) + " s"));
+                    id, Status(Code::peer_lost, "no sign of life from " + session.address +
+                                                    " for " + to_text(now - session.heard_at)));
                 continue;
             }
             actions_.wake_at(patience_ends);

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mooncake_connector.errors import UnsupportedError
 
@@ -49,6 +49,15 @@ def require_supported_version(version: str) -> None:
             version,
             _dotted(NEWEST_TESTED_VERSION),
         )
+
+
+def cache_hit_source() -> Any:
+    """VLLM's label for tokens that a peer computed; None in 0.31, which has no such labels."""
+    try:
+        from vllm.v1.metrics.cache_hit_source import CacheHitSource
+    except ModuleNotFoundError:
+        return None
+    return CacheHitSource.P2P
 
 
 def require_supported_features(config: VllmConfig, cache: KVCacheConfig) -> None:

@@ -12,10 +12,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorTransferResults,
     SupportsHMA,
 )
-from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from mooncake_connector.config import ConnectorConfig
-from mooncake_connector.vllm.compat import require_supported_features
+from mooncake_connector.vllm.compat import cache_hit_source, require_supported_features
 from mooncake_connector.vllm.metadata import StepMetadata, WorkerAddress
 from mooncake_connector.vllm.scheduler import ConnectorScheduler
 from mooncake_connector.vllm.stats import TransferMetrics, TransferStats
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 class MooncakeConnector(KVConnectorBase_V1, SupportsHMA):
     """vLLM makes one in its scheduler and one in each worker; each has one of the two halves."""
 
-    _cache_hit_source = CacheHitSource.P2P
+    _cache_hit_source = cache_hit_source()
 
     def __init__(
         self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig

@@ -184,6 +184,11 @@ def test_where_the_kernel_forbids_cma_the_ring_is_used_and_said_so() -> None:
         ended = strict.wait(refused)
         assert ended.error == "UnsupportedError"
         assert "cma" in ended.message
+        strict = _node(other.node, None, strict=True)
+        refused = strict.recv(receiver.address(), b"x", [("kv", range(3))], tokens=80)
+        ended = strict.wait(refused)
+        assert ended.error == "UnsupportedError"
+        assert "strict refuses the ring" in ended.message
     receiver.close()
 
 
@@ -260,6 +265,7 @@ def test_somebody_else_listens() -> None:
     )
     ended = receiver.wait(recv, 30)
     assert ended.error in ("PeerLost", "PeerUnreachable", "ProtocolError"), ended
+    assert "no engine" in ended.message or "another server" in ended.message
     server.shutdown()
     server.server_close()
     receiver.close()

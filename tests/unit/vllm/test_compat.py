@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,6 +79,11 @@ class UniformTypeKVCacheSpecs:
 
     def __init__(self, *specs: object) -> None:
         self.kv_cache_specs = dict(enumerate(specs))
+
+
+def test_peer_hits_have_no_label_where_vllm_knows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm.v1.metrics.cache_hit_source", None)
+    assert compat.cache_hit_source() is None
 
 
 def test_a_plain_set_up_is_supported() -> None:
