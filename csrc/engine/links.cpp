@@ -159,16 +159,25 @@ Links::Links(Context context, std::shared_ptr<SessionSinks> sinks, OnFailure on_
 
 Links::~Links() { close(Status(Code::aborted, "the session has ended")); }
 
+PathHandle::Make Links::wrapped(PathHandle::Make make) const {
+    const auto& wrap = context_.options.wrap_path;
+    if (!wrap) return make;
+    return [make = std::move(make), wrap, on_failure = on_failure_](EventLoop& where) {
+        return wrap(where, make(where), on_failure);
+    };
+}
+
 Status Links::add_lane(FileDescriptor socket) {
     auto loop = context_.io.next();
     if (!loop) return loop.status();
-    lanes_.emplace_back(
-        **loop, PathKind::tcp,
-        [shared = std::make_shared<FileDescriptor>(std::move(socket)), &sinks = *sinks_,
-         on_failure = on_failure_, &log = context_.log](EventLoop& where) -> std::unique_ptr<Path> {
-            return std::make_unique<TcpLane>(where, std::move(*shared), sinks, on_failure, log);
-        },
-        sinks_);
+    lanes_.emplace_back(**loop, PathKind::tcp,
+                        wrapped([shared = std::make_shared<FileDescriptor>(std::move(socket)),
+                                 &sinks = *sinks_, on_failure = on_failure_,
+                                 &log = context_.log](EventLoop& where) -> std::unique_ptr<Path> {
+                            return std::make_unique<TcpLane>(where, std::move(*shared), sinks,
+                                                             on_failure, log);
+                        }),
+                        sinks_);
     return {};
 }
 
@@ -188,26 +197,27 @@ Result<FileDescriptor> Links::add_same_host(SameHostLink link) {
     PathHandle& ring = first ? ring_small_ : ring_large_;
     same_process_ = link.peer_pid == ::getpid() && allows(PathKind::local);
     if (same_process_) {
-        pull = PathHandle(*loop, PathKind::local,
-                          [on_failure = on_failure_](EventLoop& where) -> std::unique_ptr<Path> {
-                              return std::make_unique<LocalPath>(where, on_failure);
-                          });
+        pull = PathHandle(
+            *loop, PathKind::local,
+            wrapped([on_failure = on_failure_](EventLoop& where) -> std::unique_ptr<Path> {
+                return std::make_unique<LocalPath>(where, on_failure);
+            }));
     } else if (link.cma_readable && allows(PathKind::cma)) {
         auto pidfd =
             std::make_shared<FileDescriptor>(::fcntl(link.pidfd.get(), F_DUPFD_CLOEXEC, 0));
-        pull = PathHandle(*loop, PathKind::cma,
-                          [pid = link.peer_pid, pidfd,
-                           on_failure = on_failure_](EventLoop& where) -> std::unique_ptr<Path> {
-                              return std::make_unique<CmaPath>(where, pid, std::move(*pidfd),
-                                                               on_failure);
-                          });
+        pull = PathHandle(
+            *loop, PathKind::cma,
+            wrapped([pid = link.peer_pid, pidfd,
+                     on_failure = on_failure_](EventLoop& where) -> std::unique_ptr<Path> {
+                return std::make_unique<CmaPath>(where, pid, std::move(*pidfd), on_failure);
+            }));
     }
     ring = PathHandle(
         *loop, PathKind::shm,
-        [shared = std::make_shared<SameHostLink>(std::move(link)), &sinks = *sinks_,
-         on_failure = on_failure_, &log](EventLoop& where) -> std::unique_ptr<Path> {
+        wrapped([shared = std::make_shared<SameHostLink>(std::move(link)), &sinks = *sinks_,
+                 on_failure = on_failure_, &log](EventLoop& where) -> std::unique_ptr<Path> {
             return std::make_unique<ShmLane>(where, std::move(*shared), sinks, on_failure, log);
-        },
+        }),
         sinks_);
     return socket;
 }

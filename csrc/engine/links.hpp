@@ -130,6 +130,7 @@ class Links {
     // Small transfers are served by the control thread itself, which saves waking another; large
     // ones by a copy thread, so that they do not hold up control messages.
     PathHandle ring_small_, ring_large_, pull_small_, pull_large_;
+    [[nodiscard]] PathHandle::Make wrapped(PathHandle::Make make) const;
     [[nodiscard]] bool allows(PathKind kind) const;
     [[nodiscard]] bool uses_ring() const { return same_host_ && allows(PathKind::shm); }
 

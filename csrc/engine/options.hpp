@@ -4,6 +4,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "core/clock.hpp"
@@ -31,6 +33,10 @@ struct EngineOptions {
     Duration busy_poll{};
     ProtocolOptions protocol;
     LogLevel log_level = LogLevel::info;
+    // For tests: stands between the engine and each path that it makes, in the path's thread.
+    using OnFailure = std::function<void(Status)>;
+    std::function<std::unique_ptr<Path>(EventLoop&, std::unique_ptr<Path>, const OnFailure&)>
+        wrap_path;
 
     [[nodiscard]] bool allows(PathKind kind) const { return paths[static_cast<std::size_t>(kind)]; }
     // As HELLO carries it: bit n for the path with number n.

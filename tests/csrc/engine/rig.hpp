@@ -16,9 +16,9 @@ inline constexpr Duration kPatience = std::chrono::seconds(60);  // only a stuck
 // One engine that may use one path alone, with a pool of pages of one token each.
 class TestEngine {
   public:
-    TestEngine(PathKind path, std::uint32_t pages, std::uint32_t page_bytes)
+    TestEngine(PathKind path, std::uint32_t pages, std::uint32_t page_bytes,
+               EngineOptions options = {})
         : page_bytes_(page_bytes), memory_(std::size_t{pages} * page_bytes) {
-        EngineOptions options;
         options.paths.fill(false);
         options.paths[static_cast<std::size_t>(path)] = true;
         options.eager_bytes = 64U << 10;
@@ -59,17 +59,19 @@ class TestEngine {
         return *engine_->send(tag, kPatience);
     }
     std::shared_ptr<Transfer> recv(const std::string& sender, const std::string& tag,
-                                   const std::vector<std::int32_t>& pages) {
-        return *try_recv(sender, tag, pages);
+                                   const std::vector<std::int32_t>& pages,
+                                   Duration deadline = kPatience) {
+        return *try_recv(sender, tag, pages, deadline);
     }
     Result<std::shared_ptr<Transfer>> try_recv(const std::string& sender, const std::string& tag,
-                                               const std::vector<std::int32_t>& pages) {
+                                               const std::vector<std::int32_t>& pages,
+                                               Duration deadline = kPatience) {
         RecvOptions options;
         options.senders = {sender};
         options.tag = tag;
         options.parts = {{"kv", pages, 0}};
         options.tokens = static_cast<std::uint32_t>(pages.size());
-        options.deadline = kPatience;
+        options.deadline = deadline;
         return engine_->recv(std::move(options));
     }
 

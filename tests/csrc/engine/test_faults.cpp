@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// What becomes of transfers when a path drops, delays, cuts short, refuses or dies.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <mutex>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "engine/rig.hpp"
+#include "transport/fault/fault_path.hpp"
+
+namespace mc {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::kPatience;
+using testing::TestEngine;
+
+constexpr std::uint32_t kPages = 48;
+constexpr std::uint32_t kPageBytes = 20'000;  // too many for the control message
+
+// Puts a FaultPath around every path of the engines that use it.
+class Faults {
+  public:
+    using Arm = std::function<void(FaultPath&)>;
+
+    // What is done to the paths that are made from now on.
+    void arm(Arm arm) {
+        const std::lock_guard lock(mutex_);
+        arm_ = std::move(arm);
+    }
+    // Does it to all paths that have been made, each in its own thread. They must be there still.
+    void now(const Arm& what) {
+        const std::lock_guard lock(mutex_);
+        for (const auto& [loop, path] : made_) {
+            loop->post([path = path, what] { what(*path); });
+        }
+    }
+    EngineOptions options() {
+        EngineOptions options;
+        options.wrap_path = [this](EventLoop& loop, std::unique_ptr<Path> inner,
+                                   const EngineOptions::OnFailure& on_failure) {
+            auto path = std::make_unique<FaultPath>(std::move(inner), on_failure);
+            const std::lock_guard lock(mutex_);
+            if (arm_) arm_(*path);
+            made_.emplace_back(&loop, path.get());
+            return path;
+        };
+        return options;
+    }
+
+  private:
+    std::mutex mutex_;
+    Arm arm_;
+    std::vector<std::pair<EventLoop*, FaultPath*>> made_;
+};
+
+class EngineFaults : public ::testing::TestWithParam<PathKind> {
+  protected:
+    void SetUp() override {
+        sender.fill(pages, 7);
+        receiver.fill(pages, 252);
+    }
+    std::pair<std::shared_ptr<Transfer>, std::shared_ptr<Transfer>> start(
+        const std::string& tag, Duration deadline = kPatience) {
+        const auto send = sender.send(tag);
+        EXPECT_TRUE(sender->append(*send, {"kv", pages, 0}));
+        EXPECT_TRUE(sender->mark_ready(*send, kPages));
+        EXPECT_TRUE(sender->finish(*send, {}));
+        return {send, receiver.recv(sender->address(), tag, pages, deadline)};
+    }
+    // The transfer ends badly at both sides, and nothing is written any more.
+    void expect_failure(
+        const std::pair<std::shared_ptr<Transfer>, std::shared_ptr<Transfer>>& transfer,
+        const std::string& why) {
+        const auto received = receiver->wait(*transfer.second, kPatience);
+        ASSERT_TRUE(received) << "it never ended";
+        EXPECT_FALSE(received->status);
+        EXPECT_THAT(received->status.message(), HasSubstr(why));
+        receiver.fill(pages, 251);
+        (void)sender->abort(*transfer.first, "the receiver is gone");
+        ASSERT_TRUE(sender->wait(*transfer.first, kPatience)) << "it never ended";
+        EXPECT_EQ(receiver.others(pages, 251), 0U) << "written after the transfer had ended";
+    }
+    void expect_success(
+        const std::pair<std::shared_ptr<Transfer>, std::shared_ptr<Transfer>>& transfer) {
+        const auto received = receiver->wait(*transfer.second, kPatience);
+        ASSERT_TRUE(received) << "it never ended";
+        EXPECT_TRUE(received->status) << received->status.message();
+        const auto sent = sender->wait(*transfer.first, kPatience);
+        ASSERT_TRUE(sent) << "it never ended";
+        EXPECT_TRUE(sent->status) << sent->status.message();
+        EXPECT_EQ(receiver.others(pages, 7), 0U);
+    }
+
+    // What comes while one side has not noticed yet that the session is gone still fails.
+    void expect_recovery() {
+        for (int number = 0; number < 100; ++number) {
+            const auto transfer = start("another " + std::to_string(number));
+            const auto received = receiver->wait(*transfer.second, kPatience);
+            ASSERT_TRUE(received) << "it never ended";
+            if (received->status) return expect_success(transfer);
+            (void)sender->abort(*transfer.first, "the receiver is gone");
+        }
+        ADD_FAILURE() << "the engines do not find together again";
+    }
+
+    Faults faults;
+    const std::vector<std::int32_t> pages = [] {
+        std::vector<std::int32_t> all(kPages);
+        std::iota(all.rbegin(), all.rend(), 0);
+        return all;
+    }();
+    TestEngine sender{GetParam(), kPages, kPageBytes, faults.options()};
+    TestEngine receiver{GetParam(), kPages, kPageBytes, faults.options()};
+};
+
+TEST_P(EngineFaults, WithoutFaultsItGoesWell) { expect_success(start("tag")); }
+
+TEST_P(EngineFaults, APathThatRefusesFailsTheTransfer) {
+    faults.arm([](FaultPath& path) { path.refuse(Status(Code::internal, "a refusal")); });
+    expect_failure(start("tag"), "a refusal");
+    faults.now([](FaultPath& path) { path.pass(); });
+    expect_success(start("the next one"));
+}
+
+TEST_P(EngineFaults, APathThatIsCutFailsTheTransferAndIsMadeAnew) {
+    faults.arm([](FaultPath& path) { path.truncate_after(100'000); });
+    expect_failure(start("tag"), "");
+    faults.arm({});
+    expect_recovery();
+}
+
+TEST_P(EngineFaults, APathThatDiesFailsTheTransferAndIsMadeAnew) {
+    faults.arm([](FaultPath& path) { path.delay(); });
+    const auto transfer = start("tag");
+    while (!receiver->peers() || (*receiver->peers()).empty() ||
+           (*receiver->peers())[0].state != "ready")
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    faults.arm({});
+    faults.now([](FaultPath& path) { path.kill(Status(Code::peer_lost, "a sudden death")); });
+    expect_failure(transfer, "");
+    expect_recovery();
+}
+
+TEST_P(EngineFaults, ADelayIsWaitedFor) {
+    faults.arm([](FaultPath& path) { path.delay(); });
+    const auto transfer = start("tag");
+    EXPECT_FALSE(receiver->wait(*transfer.second, std::chrono::milliseconds(50)));
+    faults.arm({});
+    faults.now([](FaultPath& path) { path.release(); });
+    expect_success(transfer);
+}
+
+TEST_P(EngineFaults, WhatIsDroppedFailsAtTheDeadline) {
+    faults.arm([](FaultPath& path) { path.drop(); });
+    const auto transfer = start("tag", std::chrono::milliseconds(300));
+    if (GetParam() == PathKind::shm || GetParam() == PathKind::tcp) {
+        // The sender's pages are with a path that may still read them; so are the receiver's with
+        // one that may still write, on the others. They come back when the path is closed.
+        const auto received = receiver->wait(*transfer.second, kPatience);
+        ASSERT_TRUE(received) << "it never ended";
+        EXPECT_EQ(received->status.code(), Code::timeout);
+    } else {
+        EXPECT_FALSE(receiver->wait(*transfer.second, std::chrono::milliseconds(600)));
+    }
+    sender->close();
+    receiver->close();
+    EXPECT_TRUE(receiver->wait(*transfer.second, kPatience));
+    EXPECT_TRUE(sender->wait(*transfer.first, kPatience));
+    EXPECT_EQ(receiver.others(pages, 252), 0U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, EngineFaults,
+                         ::testing::Values(PathKind::local, PathKind::shm, PathKind::cma,
+                                           PathKind::tcp),
+                         [](const auto& path) { return std::string(to_string(path.param)); });
+
+}  // namespace
+}  // namespace mc
