@@ -259,15 +259,19 @@ void Senders::tick(Instant now) {
             Status(Code::timeout, "the receiver's deadline passed before the send was ready"));
     }
 
-    while (!parked_.empty() && now >= parked_.front().since + options_.unknown_timeout) {
-        const Parked parked = parked_.front();
-        unpark(parked_.begin());
-        refuse(
-            *sessions_.find(parked.session), parked.recv.grant,
-            Status(Code::timeout, "no send with this tag was announced within " +
-                                      std::to_string(to_seconds(options_.unknown_timeout)) + " s"));
+    for (auto it = parked_.begin(); it != parked_.end();) {
+        if (now < it->expires) {
+            actions_.wake_at(it->expires);
+            ++it;
+            continue;
+        }
+        const Parked parked = *it;
+        it = unpark(it);
+        const double waited = to_seconds(parked.expires - parked.since);
+        refuse(*sessions_.find(parked.session), parked.recv.grant,
+               Status(Code::timeout, "no send with this tag was announced within " +
+                                         std::to_string(waited) + " s"));
     }
-    if (!parked_.empty()) actions_.wake_at(parked_.front().since + options_.unknown_timeout);
 }
 
 }  // namespace mc

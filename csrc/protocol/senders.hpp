@@ -116,6 +116,8 @@ class Senders {
         SessionId session;
         Recv recv;
         Instant since;
+        Instant deadline;  // of the receiver: it runs while the RECV waits here
+        Instant expires;   // then, or earlier because the tag stays unknown
     };
 
     Send* find(TransferId id);
