@@ -59,6 +59,7 @@ class Senders {
     [[nodiscard]] std::size_t size() const { return sends_.size(); }
     [[nodiscard]] std::size_t grants() const { return grants_.size(); }
     [[nodiscard]] std::size_t parked() const { return parked_.size(); }
+    [[nodiscard]] std::size_t tags() const { return by_tag_.size(); }  // that can be matched
 
   private:
     struct Part {

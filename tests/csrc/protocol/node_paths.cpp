@@ -20,9 +20,12 @@ bool Node::current(TransferId send, std::uint32_t epoch) const {
 }
 
 void Node::answer(const Shipment& shipment, const Status& outcome, std::uint64_t bytes) {
-    later(network.work,
-          [this, key = GrantKey{shipment.session, shipment.grant}, epoch = shipment.epoch, outcome,
-           bytes] { exchange_->senders().shipped(key, epoch, outcome, bytes); });
+    later(network.work, [this, key = GrantKey{shipment.session, shipment.grant},
+                         send = shipment.send, epoch = shipment.epoch, outcome, bytes] {
+        touch(send);
+        ledger_.shipped(key);
+        exchange_->senders().shipped(key, epoch, outcome, bytes);
+    });
 }
 
 namespace {
@@ -51,6 +54,7 @@ Bytes gather(const std::shared_ptr<const Slice>& slice, std::uint64_t offset,
 void Node::ship(const Shipment& shipment) {
     const auto found = links_.find(shipment.session);
     if (found == links_.end()) return;  // the session is about to be closed
+    ledger_.ships({shipment.session, shipment.grant});
     shipped.push_back(shipment.tokens);
     if (shipment.verify) {
         const std::uint64_t value =
@@ -141,6 +145,7 @@ void Node::close_source(TransferId id) {
 
 void Node::matched(TransferId id, SessionId, std::optional<std::uint32_t> first_token) {
     matches.emplace_back(id, first_token);
+    touch(id);
 }
 
 // --- Sinks ------------------------------------------------------------------------------------
@@ -165,6 +170,7 @@ Result<std::shared_ptr<const Slice>> Node::destination(const Sink& sink, std::ui
 void Node::scatter(const Sink& sink, const std::shared_ptr<const Slice>& slice,
                    std::uint64_t offset, std::span<const std::uint8_t> bytes) {
     EXPECT_TRUE(open_.contains(sink.recv)) << "a byte lands after its transfer has completed";
+    network.note("lands", bytes.size());
     Cursor cursor(slice, offset, bytes.size());
     std::array<Segment, 8> segments;
     while (const std::size_t count = cursor.next(segments)) {
@@ -253,7 +259,7 @@ void Node::verify(GrantId grant, std::vector<SliceDigest> digests) {
 }
 
 void Node::close_sink(GrantId grant) {
-    EXPECT_FALSE(sinks_.at(grant).closing) << "a sink is closed twice";
+    EXPECT_FALSE(std::exchange(sinks_.at(grant).told, true)) << "a sink is closed twice";
     later(network.work, [this, grant] {
         sinks_.at(grant).closing = true;
         end_sink(grant);
