@@ -80,9 +80,14 @@ void Ledger::still_ships(SessionId session, GrantId id, const std::string& word)
     EXPECT_FALSE(grant->rewinding) << owner_ << " says " << word << " before REWOUND";
 }
 
-void Ledger::ships(GrantKey key) {
+void Ledger::ships(GrantKey key, TransferId send) {
     still_ships(key.session, key.grant, "a shipment");
-    if (const auto found = outgoing_.find(key); found != outgoing_.end()) ++found->second.in_flight;
+    const auto found = outgoing_.find(key);
+    if (found == outgoing_.end()) return;
+    ++found->second.in_flight;
+    const std::uint64_t request = found->second.request;
+    EXPECT_EQ(served_.try_emplace(send, request).first->second, request)
+        << owner_ << " ships send " << send.value << " to receivers of two requests";
 }
 
 void Ledger::shipped(GrantKey key) {
@@ -125,7 +130,7 @@ void Ledger::said(SessionId session, const Cancelled& cancelled) {
 void Ledger::heard(SessionId session, const Recv& recv, Instant now, Instant parked_until) {
     const Instant deadline = now + std::chrono::milliseconds(recv.remaining_ms);
     outgoing_.try_emplace({session, recv.grant},
-                          Outgoing{true, std::min(parked_until, deadline), deadline});
+                          Outgoing{true, std::min(parked_until, deadline), deadline, recv.request});
 }
 
 void Ledger::heard(SessionId session, const Read& read, Instant now, Instant) {

@@ -17,7 +17,7 @@ namespace mc::simulation {
 // They are kept from the messages alone, apart from the code under test, and fail the test at the
 // first word that a node may not say: anything about a grant that has ended, FAIL, CANCELLED, DONE
 // or REWIND while a shipment is under way, DONE or RECEIVED twice, shipments between REWIND and
-// REWOUND, a CANCELLED that nobody asked for.
+// REWOUND, a CANCELLED that nobody asked for, one send for receivers of two requests.
 class Ledger {
   public:
     explicit Ledger(std::string owner) : owner_(std::move(owner)) {}
@@ -25,7 +25,7 @@ class Ledger {
     void says(SessionId session, const Message& message);
     // `parked_until` is when a RECV has to be refused if its tag stays unknown.
     void hears(SessionId session, const Message& message, Instant now, Instant parked_until);
-    void ships(GrantKey key);
+    void ships(GrantKey key, TransferId send);
     void shipped(GrantKey key);
     // Ends all grants of the session.
     void forget(SessionId session);
@@ -48,6 +48,7 @@ class Ledger {
         bool credit = false;  // RECV and READ take one, WRITE_GRANT answers a WRITE
         Instant due;          // to end
         Instant deadline;     // of the receiver, which counts once the tag is known
+        std::uint64_t request = 0;
         unsigned in_flight = 0;
         bool done = false;
         bool rewinding = false;
@@ -99,7 +100,8 @@ class Ledger {
 
     const std::string owner_;
     std::map<GrantKey, Outgoing> outgoing_;
-    std::set<GrantKey> asked_to_cancel_;  // CANCEL was heard and is not answered
+    std::map<TransferId, std::uint64_t> served_;  // the request that a send was shipped to
+    std::set<GrantKey> asked_to_cancel_;          // CANCEL was heard and is not answered
     std::map<GrantKey, Incoming> incoming_;
     std::map<GrantKey, Incoming> cancelling_;  // CANCEL was said and is not answered
 };

@@ -54,7 +54,7 @@ Bytes gather(const std::shared_ptr<const Slice>& slice, std::uint64_t offset,
 void Node::ship(const Shipment& shipment) {
     const auto found = links_.find(shipment.session);
     if (found == links_.end()) return;  // the session is about to be closed
-    ledger_.ships({shipment.session, shipment.grant});
+    ledger_.ships({shipment.session, shipment.grant}, shipment.send);
     shipped.push_back(shipment.tokens);
     if (shipment.verify) {
         const std::uint64_t value =

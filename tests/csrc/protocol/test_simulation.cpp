@@ -12,7 +12,7 @@
 namespace mc::simulation {
 namespace {
 
-constexpr std::uint64_t kSeeds = 2000;
+constexpr std::uint64_t kSeeds = 1000;
 constexpr std::uint64_t kShards = 8;  // tests that can run at the same time
 
 std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
