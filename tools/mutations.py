@@ -112,7 +112,7 @@ MUTATIONS = (
     Mutation(
         "REWOUND is said while bytes of the old epoch are under way",
         "receivers_messages.cpp",
-        "if (grant.pulls > 0 || grant.lanes_ended < grant.rewind->lanes) return;",
+        "if (grant.pulls > 0 || grant.lanes_ended < lanes) return;",
         "if (grant.pulls > 0) return;",
     ),
     Mutation(
@@ -122,17 +122,10 @@ MUTATIONS = (
         "if (grant.rewinding_to) return;",
     ),
     Mutation(
-        "DATA of an old epoch is placed",
+        "a rewind that a read hears of first fails the recv",
         "receivers_messages.cpp",
-        "if (grant == nullptr || data->epoch != grant->epoch) return true;",
-        "if (grant == nullptr) return true;",
-    ),
-    Mutation(
-        "a read of pages that were taken back meanwhile counts",
-        "receivers_messages.cpp",
-        "if (outcome.ok() && epoch == grant.epoch) grant.pulled += bytes;",
-        "if (epoch == grant.epoch)\n"
-        "        grant.pulled += outcome ? bytes : grant.expected - grant.pulled;",
+        "    } else if (outcome.code() == Code::aborted) {\n        grant.overtaken",
+        "    } else if (false) {\n        grant.overtaken",
     ),
     # --- Time ---------------------------------------------------------------------------------
     Mutation(

@@ -98,6 +98,8 @@ std::size_t Chaos::succeeded() const {
 
 void Chaos::start(std::size_t index) {
     NodeOptions options = options_;
+    for (std::uint8_t& byte : options.instance.bytes)
+        byte = static_cast<std::uint8_t>(network_.random());
     options.can_pull = one_in(2);
     options.lanes = static_cast<unsigned>(dice(1, 3));
     Shape shape{.page_size = one_in(2) ? 4U : 8U, .page_count = 512};

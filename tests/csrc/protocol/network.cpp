@@ -82,11 +82,11 @@ void Connection::send(Side from, const Message& message) {
 }
 
 void Connection::push(Side from, unsigned lane, Batch batch) {
-    carry(from, lane, [batch = std::move(batch)](const End& end) { end.batch(batch); });
+    carry(from, lane, [lane, batch = std::move(batch)](const End& end) { end.batch(lane, batch); });
 }
 
 void Connection::end_lane(Side from, unsigned lane, GrantId grant, std::uint32_t epoch) {
-    carry(from, lane, [grant, epoch](const End& end) { end.lane_ended(grant, epoch); });
+    carry(from, lane, [lane, grant, epoch](const End& end) { end.lane_ended(lane, grant, epoch); });
 }
 
 void Connection::reset() {

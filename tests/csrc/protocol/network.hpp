@@ -106,8 +106,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
     struct End {
         std::function<void(const Message&)> message;
-        std::function<void(const Batch&)> batch;
-        std::function<void(GrantId, std::uint32_t epoch)> lane_ended;
+        std::function<void(unsigned lane, const Batch&)> batch;
+        std::function<void(unsigned lane, GrantId, std::uint32_t epoch)> lane_ended;
         std::function<void()> closed;  // by the other side
     };
 

@@ -225,22 +225,25 @@ void Node::attach(SessionId id, const std::shared_ptr<Connection>& connection,
         };
     };
     connection->attach(
-        side, {here([id](Node& self, const Message& message) {
-                   if (self.exchange_->sessions().find(id) == nullptr) return;
-                   self.links_.at(id).quiet_since = self.network.now();
-                   self.ledger_.hears(id, message, self.network.now(),
-                                      self.network.now() + self.options.protocol.unknown_timeout);
-                   self.exchange_->receive(id, message);
-               }),
-               here([id](Node& self, const Batch& batch) { self.land(id, batch); }),
-               here([id](Node& self, GrantId grant, std::uint32_t epoch) {
-                   self.exchange_->receivers().lane_ended(id, grant, epoch);
-               }),
-               here([id](Node& self) {
-                   self.unlink(id);
-                   self.exchange_->sessions().closed(
-                       id, Status(Code::peer_lost, "the peer closed the connection"));
-               })});
+        side,
+        {here([id](Node& self, const Message& message) {
+             if (self.exchange_->sessions().find(id) == nullptr) return;
+             self.links_.at(id).quiet_since = self.network.now();
+             self.ledger_.hears(id, message, self.network.now(),
+                                self.network.now() + self.options.protocol.unknown_timeout);
+             self.exchange_->receive(id, message);
+         }),
+         here([id](Node& self, unsigned lane, const Batch& batch) { self.land(id, lane, batch); }),
+         here([id](Node& self, unsigned lane, GrantId grant, std::uint32_t epoch) {
+             self.on_lane(id, lane, [&self, id, grant, epoch] {
+                 self.exchange_->receivers().lane_ended(id, grant, epoch);
+             });
+         }),
+         here([id](Node& self) {
+             self.unlink(id);
+             self.exchange_->sessions().closed(
+                 id, Status(Code::peer_lost, "the peer closed the connection"));
+         })});
 }
 
 void Node::send(SessionId session, const Message& message) {

@@ -127,7 +127,7 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
         std::vector<SinkPart> parts;
         std::uint32_t epoch = 0;
         std::uint64_t placed = 0;
-        unsigned reads = 0;    // that may still write here
+        unsigned writers = 0;  // reads and batches that may still write here
         bool told = false;     // to close
         bool closing = false;  // and every thread knows
     };
@@ -152,7 +152,9 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
     void push(const Shipment& shipment, unsigned lanes);
     void answer(const Shipment& shipment, const Status& outcome, std::uint64_t bytes);
     [[nodiscard]] bool current(TransferId send, std::uint32_t epoch) const;
-    void land(SessionId session, const Batch& batch);
+    void land(SessionId session, unsigned lane, const Batch& batch);
+    // Does something after all that was to be done on this lane so far, in a thread of its own.
+    void on_lane(SessionId session, unsigned lane, std::function<void()> work);
     Result<std::shared_ptr<const Slice>> destination(const Sink& sink, std::uint16_t part,
                                                      TokenRange tokens) const;
     void scatter(const Sink& sink, const std::shared_ptr<const Slice>& slice, std::uint64_t offset,
@@ -173,6 +175,7 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
     Ledger ledger_{address};
     Instant awake_since_ = network.now();
     std::map<SessionId, Link> links_;
+    std::map<std::pair<SessionId, unsigned>, Instant> lane_busy_until_;
     std::map<TransferId, std::shared_ptr<Source>> sources_;
     std::map<GrantId, Sink> sinks_;
 };
