@@ -12,6 +12,7 @@ PYTHON ?= python3
 STAGES ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+SEEDS ?= 100000
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc mooncake_connector -type f \( -name '*.[ch]pp' -o -name 'CMakeLists.txt' \
@@ -22,12 +23,14 @@ ifneq ($(shell command -v ccache),)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
-.PHONY: help demo test bench lint format wheel install vllm-env clean distclean
+.PHONY: help demo test bench simulate mutants lint format wheel install vllm-env clean distclean
 
 help:
 	@echo "make demo       two vLLM servers, a router, KV moved between them, answers compared"
 	@echo "make test       every test this machine can run     (STAGES='unit contract' for some of them)"
 	@echo "make bench      paged copies over every path, beside memcpy and raw TCP   (BENCH_ARGS=...)"
+	@echo "make simulate   the protocol in a simulated network, with many seeds     (SEEDS=100000)"
+	@echo "make mutants    mistakes planted in the protocol, which the simulator has to find"
 	@echo "make lint       ruff, mypy, clang-format, clang-tidy"
 	@echo "make format     rewrites the sources as lint wants them"
 	@echo "make wheel      builds dist/*.whl"
@@ -41,6 +44,14 @@ test: .venv/.ready
 
 bench: .venv/.installed
 	$(BIN)/mooncake-connector bench $(BENCH_ARGS)
+
+simulate: .venv/.ready
+	$(BIN)/cmake --preset simulate
+	$(BIN)/cmake --build --preset simulate
+	MC_SEEDS=$(SEEDS) $(BIN)/ctest --preset simulate
+
+mutants: .venv/.ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/mutate.py
 
 lint: .venv/.ready
 	$(BIN)/python tools/lint.py

@@ -116,8 +116,8 @@ STAGES = (
         test=(".venv/bin/python", "tools/lint.py", "--junit-xml", str(REPORTS / "lint.xml")),
     ),
     # The same tests twice. A third build without sanitizers would show nothing that these do not.
-    cpp("asan", "C++ under AddressSanitizer, UBSan", 420),
-    cpp("tsan", "C++ under ThreadSanitizer", 420),
+    cpp("asan", "C++ under AddressSanitizer, UBSan", 480),
+    cpp("tsan", "C++ under ThreadSanitizer", 480),
     Stage(
         name="vllm",
         title="Inside vLLM; makes its environment",

@@ -259,14 +259,18 @@ void Senders::tick(Instant now) {
             Status(Code::timeout, "the receiver's deadline passed before the send was ready"));
     }
 
-    while (!parked_.empty() && now >= parked_.front().since + options_.unknown_timeout) {
-        const Parked parked = parked_.front();
-        unpark(parked_.begin());
+    for (auto it = parked_.begin(); it != parked_.end();) {
+        if (now < it->expires) {
+            actions_.wake_at(it->expires);
+            ++it;
+            continue;
+        }
+        const Parked parked = *it;
+        it = unpark(it);
         refuse(*sessions_.find(parked.session), parked.recv.grant,
                Status(Code::timeout, "no send with this tag was announced within " +
-                                         to_text(options_.unknown_timeout)));
+                                         to_text(parked.expires - parked.since)));
     }
-    if (!parked_.empty()) actions_.wake_at(parked_.front().since + options_.unknown_timeout);
 }
 
 }  // namespace mc

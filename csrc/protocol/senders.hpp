@@ -59,6 +59,7 @@ class Senders {
     [[nodiscard]] std::size_t size() const { return sends_.size(); }
     [[nodiscard]] std::size_t grants() const { return grants_.size(); }
     [[nodiscard]] std::size_t parked() const { return parked_.size(); }
+    [[nodiscard]] std::size_t tags() const { return by_tag_.size(); }  // that can be matched
 
   private:
     struct Part {
@@ -116,6 +117,8 @@ class Senders {
         SessionId session;
         Recv recv;
         Instant since;
+        Instant deadline;  // of the receiver: it runs while the RECV waits here
+        Instant expires;   // then, or earlier because the tag stays unknown
     };
 
     Send* find(TransferId id);

@@ -179,8 +179,11 @@ void Senders::receive_recv(Session& session, const Recv& recv) {
 
 void Senders::park(Session& session, const Recv& recv) {
     session.peer_parked_ranges += count_ranges(recv);
-    parked_.push_back({session.id, recv, actions_.time()});
-    actions_.wake_at(parked_.front().since + options_.unknown_timeout);
+    const Instant now = actions_.time();
+    const Instant deadline = now + std::chrono::milliseconds(recv.remaining_ms);
+    const Instant expires = std::min(deadline, now + options_.unknown_timeout);
+    parked_.push_back({session.id, recv, now, deadline, expires});
+    actions_.wake_at(expires);
 }
 
 std::deque<Senders::Parked>::iterator Senders::unpark(const std::deque<Parked>::iterator& parked) {
@@ -206,8 +209,12 @@ bool Senders::try_match(Session& session, const Recv& recv) {
 }
 
 void Senders::match_parked(const std::string& tag) {
+    const Instant now = actions_.time();
     for (auto it = parked_.begin(); it != parked_.end();) {
-        if (it->recv.tag == tag && try_match(*sessions_.find(it->session), it->recv)) {
+        it->recv.remaining_ms = remaining_ms(it->deadline, now);
+        // A receiver that has given up must not take the send away from one that waits.
+        if (it->recv.tag == tag && now < it->expires &&
+            try_match(*sessions_.find(it->session), it->recv)) {
             it = unpark(it);
         } else {
             ++it;

@@ -65,7 +65,7 @@ struct Session {
     [[nodiscard]] const Pool* pool(const std::string& name) const;
     // Whether an answer of the peer is awaited, be it to a CANCEL: then it is pinged.
     [[nodiscard]] bool expectant() const {
-        return busy > 0 || !open_grants.empty() || !open_writes.empty();
+        return busy > 0 || !open_grants.empty() || !open_writes.empty() || !peer_writes.empty();
     }
 };
 

@@ -57,7 +57,21 @@ std::vector<std::int32_t> Memory::take(std::size_t count) {
     std::vector<std::int32_t> taken(free_.begin(),
                                     free_.begin() + static_cast<std::ptrdiff_t>(count));
     free_.erase(free_.begin(), free_.begin() + static_cast<std::ptrdiff_t>(count));
+    for (const std::int32_t page : taken)
+        EXPECT_EQ(trespasses({&page, 1}), 0U) << "page " << page << " was written to while free";
     return taken;
+}
+
+std::size_t Memory::trespasses(std::span<const std::int32_t> pages) const {
+    std::size_t bytes = 0;
+    for_each_byte("", pages, 0, [&](std::uint32_t, const std::uint8_t* byte, std::uint8_t) {
+        if (*byte != kSpoilt) ++bytes;
+    });
+    return bytes;
+}
+
+std::size_t Memory::trespasses() const {
+    return trespasses(std::vector<std::int32_t>(free_.begin(), free_.end()));
 }
 
 void Memory::give_back(std::span<const std::int32_t> pages) {
@@ -90,9 +104,11 @@ void Memory::for_each_byte(std::string_view tag, std::span<const std::int32_t> p
 }
 
 void Memory::fill(std::string_view tag, std::span<const std::int32_t> pages,
-                  std::uint32_t first_token) {
+                  std::uint32_t first_token, TokenRange tokens) {
     for_each_byte(tag, pages, first_token,
-                  [](std::uint32_t, std::uint8_t* byte, std::uint8_t right) { *byte = right; });
+                  [&](std::uint32_t token, std::uint8_t* byte, std::uint8_t right) {
+                      if (token >= tokens.first && token < tokens.end) *byte = right;
+                  });
 }
 
 void Memory::spoil(std::span<const std::int32_t> pages) {

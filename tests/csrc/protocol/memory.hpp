@@ -32,19 +32,25 @@ class Memory {
 
     [[nodiscard]] const Pool& pool() const { return pool_; }
 
-    // Free pages; those given back last come last. The test fails if there are too few.
+    // Free pages; those given back last come last. The test fails if there are too few, or if
+    // somebody wrote to them while they were free.
     std::vector<std::int32_t> take(std::size_t count);
     void give_back(std::span<const std::int32_t> pages);  // and spoil what they hold
     [[nodiscard]] std::size_t free_pages() const { return free_.size(); }
+    // Bytes of the free pages that were written to since they were given back.
+    [[nodiscard]] std::size_t trespasses() const;
 
-    // Writes the pattern of `tag` into the pages, the first of which holds `first_token`.
-    void fill(std::string_view tag, std::span<const std::int32_t> pages, std::uint32_t first_token);
+    // Writes the pattern of `tag` for `tokens` into the pages, the first of which holds
+    // `first_token`.
+    void fill(std::string_view tag, std::span<const std::int32_t> pages, std::uint32_t first_token,
+              TokenRange tokens = {0, UINT32_MAX});
     void spoil(std::span<const std::int32_t> pages);
     // Number of bytes of `tokens` that differ from the pattern of `tag`.
     [[nodiscard]] std::size_t wrong_bytes(std::string_view tag, std::span<const std::int32_t> pages,
                                           std::uint32_t first_token, TokenRange tokens) const;
 
   private:
+    [[nodiscard]] std::size_t trespasses(std::span<const std::int32_t> pages) const;
     template <typename Visit>
     void for_each_byte(std::string_view tag, std::span<const std::int32_t> pages,
                        std::uint32_t first_token, Visit visit) const;

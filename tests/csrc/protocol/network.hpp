@@ -9,6 +9,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -46,8 +47,9 @@ class Network {
     explicit Network(std::uint64_t seed = 1) : random(seed) {}
 
     Random random;
-    Delay wire{1us, 1us};  // for a message or a batch to arrive
-    Delay work{1us, 1us};  // for an engine's other threads to do something
+    Delay wire{1us, 1us};        // for a message to arrive
+    std::optional<Delay> lanes;  // for a batch to arrive; like a message if not said
+    Delay work{1us, 1us};        // for an engine's other threads to do something
 
     [[nodiscard]] Instant now() const { return now_; }
     [[nodiscard]] Duration draw(const Delay& delay);
@@ -55,8 +57,15 @@ class Network {
     void after(const Delay& delay, std::function<void()> event) {
         at(now_ + draw(delay), std::move(event));
     }
-    // Everything that happens within `duration`.
+    // Everything that happens within `duration`, with `inspect` after each event. Ends early when
+    // that says false.
     void run_for(Duration duration);
+    std::function<bool()> inspect;
+    [[nodiscard]] std::uint64_t events() const { return happened_; }
+
+    // Adds to the trace of what happened, which is the same whenever the seed is.
+    void note(std::string_view what, std::uint64_t number = 0);
+    [[nodiscard]] std::uint64_t trace() const { return trace_; }
 
     using Accept = std::function<void(const std::shared_ptr<Connection>&)>;
     void listen(const std::string& address, Accept accept) {
@@ -72,6 +81,8 @@ class Network {
   private:
     Instant now_{1000s};  // as on a machine that has run for a while
     std::uint64_t next_event_ = 0;
+    std::uint64_t happened_ = 0;
+    std::uint64_t trace_ = 0xcbf29ce484222325;
     std::map<std::pair<Instant, std::uint64_t>, std::function<void()>> events_;
     std::map<std::string, Accept> listeners_;
 };
@@ -87,15 +98,16 @@ struct Batch {
 };
 
 // A control connection and the data lanes beside it. What one side sends on one channel arrives in
-// order; between channels there is no order.
+// order; between channels there is no order. Lanes outlive the control connection: what is on them
+// arrives, however late, unless the connection is lost.
 class Connection : public std::enable_shared_from_this<Connection> {
   public:
     enum Side : std::size_t { connector = 0, acceptor = 1 };
 
     struct End {
         std::function<void(const Message&)> message;
-        std::function<void(const Batch&)> batch;
-        std::function<void(GrantId, std::uint32_t epoch)> lane_ended;
+        std::function<void(unsigned lane, const Batch&)> batch;
+        std::function<void(unsigned lane, GrantId, std::uint32_t epoch)> lane_ended;
         std::function<void()> closed;  // by the other side
     };
 
@@ -107,15 +119,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void send(Side from, const Message& message);
     void push(Side from, unsigned lane, Batch batch);
     void end_lane(Side from, unsigned lane, GrantId grant, std::uint32_t epoch);
-    // The other side hears of it after all that was sent before.
+    // The other side hears of it after all that was said before.
     void close(Side from);
+    // Nothing arrives any more, and both sides are told.
+    void reset();
     // Nothing arrives any more, and nobody is told.
     void lose() { lost_ = true; }
 
   private:
     static constexpr unsigned kControl = 0;  // the other channels are lanes
 
-    // Runs `arrival` unless the other side closes first or the connection is lost. It is given a
+    // Runs `arrival` unless the connection is lost or, for control, closed there. It is given a
     // copy of that side's handlers, because they may close it.
     void carry(Side from, unsigned channel, std::function<void(End)> arrival);
 

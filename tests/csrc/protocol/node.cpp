@@ -8,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include "protocol/deadline.hpp"
+
 namespace mc::simulation {
 
 Node::Node(Network& net, std::string at, NodeOptions chosen)
@@ -31,8 +33,8 @@ std::shared_ptr<Node> Node::start(Network& network, const std::string& address,
         if (const auto alive = weak.lock()) {
             alive->run([self = alive.get(), connection] {
                 const SessionId id = self->exchange().sessions().accept();
+                self->exchange().sessions().connected(id);  // the greeting may be there already
                 self->attach(id, connection, Connection::acceptor);
-                self->exchange().sessions().connected(id);
             });
         }
     });
@@ -55,6 +57,7 @@ void Node::later(const Delay& delay, std::function<void()> work) {
 
 void Node::thaw() {
     frozen_ = false;
+    awake_since_ = network.now();
     while (!frozen_ && !deferred_.empty()) {
         const auto work = std::move(deferred_.front());
         deferred_.pop_front();
@@ -64,6 +67,10 @@ void Node::thaw() {
 
 void Node::lose_connections() {
     for (auto& [id, link] : links_) link.connection->lose();
+}
+
+void Node::reset_connections() {
+    for (auto& [id, link] : links_) link.connection->reset();
 }
 
 void Node::crash() {
@@ -86,6 +93,7 @@ TransferId Node::open_recv(RecvRequest request, Ended ended) {
     open_.insert(id);
     ended_[id] = std::move(ended);
     request.id = id;
+    expect_end(id, request.deadline);
     exchange_->receivers().open(std::move(request));
     return id;
 }
@@ -95,16 +103,29 @@ TransferId Node::write(const std::string& peer, std::vector<Segment> source,
     const TransferId id{next_transfer_++};
     open_.insert(id);
     sources_[id] = std::make_shared<Source>();
+    expect_end(id, deadline);
     exchange_->senders().write(id, peer, std::move(source), std::move(destination), deadline);
     return id;
 }
 
 TransferId Node::read(const std::string& peer, std::vector<Segment> source,
-                      std::vector<Segment> destination, Duration deadline) {
+                      std::vector<Segment> destination, Duration deadline, Ended ended) {
     const TransferId id{next_transfer_++};
     open_.insert(id);
+    ended_[id] = std::move(ended);
+    expect_end(id, deadline);
     exchange_->receivers().read(id, peer, std::move(source), std::move(destination), deadline);
     return id;
+}
+
+void Node::expect_end(TransferId id, Duration patience) {
+    if (open_.contains(id)) expected_[id] = {patience, deadline_after(network.now(), patience)};
+}
+
+void Node::touch(TransferId id) {
+    const auto found = expected_.find(id);
+    if (found == expected_.end() || found->second.patience == Duration::zero()) return;
+    found->second.by = deadline_after(network.now(), found->second.patience);
 }
 
 std::uint32_t Node::take_back(TransferId send) {
@@ -141,6 +162,7 @@ std::string Node::leftovers() const {
     count("sends", exchange_->senders().size());
     count("grants of sends", exchange_->senders().grants());
     count("parked RECVs", exchange_->senders().parked());
+    count("tags", exchange_->senders().tags());
     count("recvs", exchange_->receivers().size());
     count("grants of recvs", exchange_->receivers().grants());
     count("sources", sources_.size());
@@ -193,7 +215,7 @@ void Node::connect(SessionId session, const std::string& peer) {
 
 void Node::attach(SessionId id, const std::shared_ptr<Connection>& connection,
                   Connection::Side side) {
-    links_[id] = {connection, side, {}};
+    links_[id] = {connection, side, {}, network.now()};
     // Whatever arrives is this node's business only while it lives, and waits while it is frozen.
     const auto here = [weak = weak_from_this()](auto handler) {
         return [weak, handler](const auto&... what) {
@@ -204,13 +226,21 @@ void Node::attach(SessionId id, const std::shared_ptr<Connection>& connection,
     };
     connection->attach(
         side,
-        {here([id](Node& self, const Message& message) { self.exchange_->receive(id, message); }),
-         here([id](Node& self, const Batch& batch) { self.land(id, batch); }),
-         here([id](Node& self, GrantId grant, std::uint32_t epoch) {
-             self.exchange_->receivers().lane_ended(id, grant, epoch);
+        {here([id](Node& self, const Message& message) {
+             if (self.exchange_->sessions().find(id) == nullptr) return;
+             self.links_.at(id).quiet_since = self.network.now();
+             self.ledger_.hears(id, message, self.network.now(),
+                                self.network.now() + self.options.protocol.unknown_timeout);
+             self.exchange_->receive(id, message);
+         }),
+         here([id](Node& self, unsigned lane, const Batch& batch) { self.land(id, lane, batch); }),
+         here([id](Node& self, unsigned lane, GrantId grant, std::uint32_t epoch) {
+             self.on_lane(id, lane, [&self, id, grant, epoch] {
+                 self.exchange_->receivers().lane_ended(id, grant, epoch);
+             });
          }),
          here([id](Node& self) {
-             self.links_.erase(id);
+             self.unlink(id);
              self.exchange_->sessions().closed(
                  id, Status(Code::peer_lost, "the peer closed the connection"));
          })});
@@ -219,15 +249,24 @@ void Node::attach(SessionId id, const std::shared_ptr<Connection>& connection,
 void Node::send(SessionId session, const Message& message) {
     messages.push_back(message);
     const auto found = links_.find(session);
-    if (found != links_.end()) found->second.connection->send(found->second.side, message);
+    if (found == links_.end()) return;
+    ledger_.says(session, message);
+    found->second.connection->send(found->second.side, message);
+}
+
+void Node::unlink(SessionId id) {
+    links_.erase(id);
+    ledger_.forget(id);
 }
 
 void Node::close(SessionId session, const Status& reason) {
     EXPECT_FALSE(reason.ok());
+    EXPECT_FALSE(options.trusts_peers && reason.code() == Code::protocol)
+        << address << " accuses a peer: " << reason.to_string();
     const auto found = links_.find(session);
     if (found == links_.end()) return;
     found->second.connection->close(found->second.side);
-    links_.erase(found);
+    unlink(session);
 }
 
 Proof toy_proof(std::uint64_t secret, const Bytes& statement) {
@@ -278,6 +317,13 @@ void Node::open_remote(TransferId transfer, SessionId, bool sends) {
 
 void Node::complete(TransferId id, const Status& outcome) {
     EXPECT_EQ(open_.erase(id), 1U) << "transfer " << id.value << " completes twice";
+    EXPECT_FALSE(sources_.contains(id)) << "a send ends while its pages may be read";
+    for (const auto& [grant, sink] : sinks_)
+        EXPECT_NE(sink.recv, id) << "a recv ends while its pages may be written";
+    EXPECT_FALSE(options.trusts_peers && outcome.code() == Code::protocol)
+        << address << " accuses a peer: " << outcome.to_string();
+    network.note(address, id.value << 8 | static_cast<std::uint64_t>(outcome.code()));
+    expected_.erase(id);
     outcomes_[id] = outcome;
     const auto ended = ended_.extract(id);
     if (!ended.empty() && ended.mapped()) ended.mapped()(outcome);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "protocol/exchange.hpp"
+#include "protocol/ledger.hpp"
 #include "protocol/memory.hpp"
 #include "protocol/network.hpp"
 
@@ -28,6 +29,8 @@ struct NodeOptions {
     std::vector<Shape> pools{Shape{}};
     InstanceId instance = Token::random();
     std::map<Token, std::uint64_t> secrets;  // by the key's id; protocol.keys says which are used
+    bool trusts_peers = false;  // they keep to the rules, so this node may not accuse one
+    Duration slack = 1s;        // what the node's other threads may add to a deadline
 };
 
 // Stands in for HMAC: nobody here is as clever as to break it.
@@ -37,8 +40,8 @@ Proof toy_proof(std::uint64_t secret, const Bytes& statement);
 // would do, each thing after a delay of its own. Its paths are as nasty as the contract of Actions
 // allows: pushed bytes and reads may land until sink_closed, and pages may be read until
 // source_closed. It fails the test if a byte lands in pages of a transfer that has completed, if a
-// transfer completes twice, and if nothing that it was asked for is left at the end but something
-// is kept (see leftovers()).
+// transfer completes twice or too early, and if it says what its ledger forbids. audit() checks
+// what has to hold after every event, leftovers() what has to hold at the end.
 class Node final : public Actions, public std::enable_shared_from_this<Node> {
   public:
     static std::shared_ptr<Node> start(Network& network, const std::string& address,
@@ -62,7 +65,9 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
     // Faults. A frozen node does nothing until thaw(); a lost connection is noticed by nobody.
     void freeze() { frozen_ = true; }
     void thaw();
+    [[nodiscard]] bool frozen() const { return frozen_; }
     void lose_connections();
+    void reset_connections();  // which both sides see
     // The connections end, which the peers see; the node can only be destroyed then.
     void crash();
 
@@ -73,7 +78,9 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
     TransferId write(const std::string& peer, std::vector<Segment> source,
                      std::vector<Segment> destination, Duration deadline);
     TransferId read(const std::string& peer, std::vector<Segment> source,
-                    std::vector<Segment> destination, Duration deadline);
+                    std::vector<Segment> destination, Duration deadline, Ended ended = {});
+    // The transfer has to end within `patience`; a send, within that after its last progress.
+    void expect_end(TransferId id, Duration patience);
     // What was read of a send's pages so far is void. Returns the new epoch, for rewind().
     std::uint32_t take_back(TransferId send);
 
@@ -84,6 +91,10 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
     std::vector<TokenRange> shipped;                              // in the order of the shipments
     std::vector<std::pair<TransferId, std::optional<std::uint32_t>>> matches;
     [[nodiscard]] std::string leftovers() const;  // empty when nothing is left of any transfer
+    // Fails the test if something does not hold that has to hold at all times: what is kept belongs
+    // to a transfer that has not ended, every grant is where the messages say that it is, nobody is
+    // waited for longer than agreed.
+    void audit();
 
     // Does something in this node now, or after its thaw.
     void run(std::function<void()> work);
@@ -121,22 +132,34 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
         std::vector<SinkPart> parts;
         std::uint32_t epoch = 0;
         std::uint64_t placed = 0;
-        unsigned reads = 0;  // that may still write here
-        bool closing = false;
+        unsigned writers = 0;  // reads and batches that may still write here
+        bool told = false;     // to close
+        bool closing = false;  // and every thread knows
     };
     struct Link {
         std::shared_ptr<Connection> connection;
         Connection::Side side;
         std::map<GrantId, std::set<unsigned>> used_lanes;
+        Instant quiet_since;  // nothing was heard, although something is waited for
+    };
+    struct Expected {
+        Duration patience;
+        Instant by;
     };
     Node(Network& network, std::string address, NodeOptions options);
 
     void later(const Delay& delay, std::function<void()> work);
+    void unlink(SessionId id);
+    void touch(TransferId id);  // it made progress
+    void audit_transfers();
+    void audit_sessions();
     void attach(SessionId id, const std::shared_ptr<Connection>& connection, Connection::Side side);
     void push(const Shipment& shipment, unsigned lanes);
     void answer(const Shipment& shipment, const Status& outcome, std::uint64_t bytes);
     [[nodiscard]] bool current(TransferId send, std::uint32_t epoch) const;
-    void land(SessionId session, const Batch& batch);
+    void land(SessionId session, unsigned lane, const Batch& batch);
+    // Does something after all that was to be done on this lane so far, in a thread of its own.
+    void on_lane(SessionId session, unsigned lane, std::function<void()> work);
     Result<std::shared_ptr<const Slice>> destination(const Sink& sink, std::uint16_t part,
                                                      TokenRange tokens) const;
     void scatter(const Sink& sink, const std::shared_ptr<const Slice>& slice, std::uint64_t offset,
@@ -153,7 +176,11 @@ class Node final : public Actions, public std::enable_shared_from_this<Node> {
     std::map<TransferId, Status> outcomes_;
     std::map<TransferId, Ended> ended_;
     std::set<TransferId> open_;  // transfers that have not completed
+    std::map<TransferId, Expected> expected_;
+    Ledger ledger_{address};
+    Instant awake_since_ = network.now();
     std::map<SessionId, Link> links_;
+    std::map<std::pair<SessionId, unsigned>, Instant> lane_busy_until_;
     std::map<TransferId, std::shared_ptr<Source>> sources_;
     std::map<GrantId, Sink> sinks_;
 };

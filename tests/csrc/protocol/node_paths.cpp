@@ -20,9 +20,12 @@ bool Node::current(TransferId send, std::uint32_t epoch) const {
 }
 
 void Node::answer(const Shipment& shipment, const Status& outcome, std::uint64_t bytes) {
-    later(network.work,
-          [this, key = GrantKey{shipment.session, shipment.grant}, epoch = shipment.epoch, outcome,
-           bytes] { exchange_->senders().shipped(key, epoch, outcome, bytes); });
+    later(network.work, [this, key = GrantKey{shipment.session, shipment.grant},
+                         send = shipment.send, epoch = shipment.epoch, outcome, bytes] {
+        touch(send);
+        ledger_.shipped(key);
+        exchange_->senders().shipped(key, epoch, outcome, bytes);
+    });
 }
 
 namespace {
@@ -51,6 +54,7 @@ Bytes gather(const std::shared_ptr<const Slice>& slice, std::uint64_t offset,
 void Node::ship(const Shipment& shipment) {
     const auto found = links_.find(shipment.session);
     if (found == links_.end()) return;  // the session is about to be closed
+    ledger_.ships({shipment.session, shipment.grant}, shipment.send);
     shipped.push_back(shipment.tokens);
     if (shipment.verify) {
         const std::uint64_t value =
@@ -141,6 +145,7 @@ void Node::close_source(TransferId id) {
 
 void Node::matched(TransferId id, SessionId, std::optional<std::uint32_t> first_token) {
     matches.emplace_back(id, first_token);
+    touch(id);
 }
 
 // --- Sinks ------------------------------------------------------------------------------------
@@ -165,6 +170,7 @@ Result<std::shared_ptr<const Slice>> Node::destination(const Sink& sink, std::ui
 void Node::scatter(const Sink& sink, const std::shared_ptr<const Slice>& slice,
                    std::uint64_t offset, std::span<const std::uint8_t> bytes) {
     EXPECT_TRUE(open_.contains(sink.recv)) << "a byte lands after its transfer has completed";
+    network.note("lands", bytes.size());
     Cursor cursor(slice, offset, bytes.size());
     std::array<Segment, 8> segments;
     while (const std::size_t count = cursor.next(segments)) {
@@ -176,16 +182,30 @@ void Node::scatter(const Sink& sink, const std::shared_ptr<const Slice>& slice,
     }
 }
 
-void Node::land(SessionId session, const Batch& batch) {
+void Node::on_lane(SessionId session, unsigned lane, std::function<void()> work) {
+    Instant& busy_until = lane_busy_until_[{session, lane}];
+    busy_until = std::max(busy_until, network.now() + network.draw(network.work));
+    const Duration wait = busy_until - network.now();
+    later({wait, wait}, std::move(work));
+}
+
+// Whether the bytes are wanted is decided when they come; they are in place a little later.
+void Node::land(SessionId session, unsigned lane, const Batch& batch) {
     const auto found = sinks_.find(batch.grant);
     if (found == sinks_.end() || found->second.session != session ||
-        found->second.epoch != batch.epoch) {
+        found->second.epoch != batch.epoch || found->second.closing) {
         return;
     }
-    const auto slice = destination(found->second, batch.part, batch.tokens);
-    ASSERT_TRUE(slice.ok()) << slice.status().to_string();
-    scatter(found->second, *slice, batch.offset, batch.bytes);
-    found->second.placed += batch.bytes.size();
+    ++found->second.writers;
+    on_lane(session, lane, [this, batch] {
+        Sink& sink = sinks_.at(batch.grant);
+        const auto slice = destination(sink, batch.part, batch.tokens);
+        ASSERT_TRUE(slice.ok()) << slice.status().to_string();
+        scatter(sink, *slice, batch.offset, batch.bytes);
+        sink.placed += batch.bytes.size();
+        --sink.writers;
+        end_sink(batch.grant);
+    });
 }
 
 Status Node::place(const Data& data) {
@@ -205,7 +225,7 @@ std::uint64_t Node::placed(GrantId grant) { return sinks_.at(grant).placed; }
 
 void Node::rewind_sink(GrantId grant, std::uint32_t epoch) {
     Sink& sink = sinks_.at(grant);
-    EXPECT_EQ(sink.reads, 0U) << "a sink is rewound while reads of the old epoch are under way";
+    EXPECT_EQ(sink.writers, 0U) << "a sink is rewound while the old epoch may be written";
     sink.epoch = epoch;
     sink.placed = 0;
 }
@@ -223,11 +243,11 @@ void Node::pull(const PullOrder& order) {
             return answer(taken_back());
         const auto source = network.guards.at(order.guard).lock();
         if (!source) return answer(Status(Code::aborted, "the sender's pages are gone"));
-        ++found->second.reads;
+        ++found->second.writers;
         scatter(found->second, order.destination, 0,
                 gather(order.source, 0, order.source->bytes()));
         later(network.work, [this, order, answer, watched = std::weak_ptr(source)] {
-            --sinks_.at(order.grant).reads;
+            --sinks_.at(order.grant).writers;
             const auto guard = watched.lock();
             answer(guard && !guard->closed && guard->epoch == order.expected ? Status()
                                                                              : taken_back());
@@ -253,7 +273,7 @@ void Node::verify(GrantId grant, std::vector<SliceDigest> digests) {
 }
 
 void Node::close_sink(GrantId grant) {
-    EXPECT_FALSE(sinks_.at(grant).closing) << "a sink is closed twice";
+    EXPECT_FALSE(std::exchange(sinks_.at(grant).told, true)) << "a sink is closed twice";
     later(network.work, [this, grant] {
         sinks_.at(grant).closing = true;
         end_sink(grant);
@@ -263,7 +283,7 @@ void Node::close_sink(GrantId grant) {
 // What is inside may still write; then, and only then, nobody does.
 void Node::end_sink(GrantId grant) {
     const Sink& sink = sinks_.at(grant);
-    if (!sink.closing || sink.reads > 0) return;
+    if (!sink.closing || sink.writers > 0) return;
     sinks_.erase(grant);
     exchange_->receivers().sink_closed(grant);
 }

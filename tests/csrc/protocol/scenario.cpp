@@ -30,7 +30,7 @@ std::vector<std::int32_t> take(Memory& memory, std::size_t begin, std::size_t en
 }  // namespace
 
 Sending::Sending(const std::shared_ptr<Node>& node, const std::string& tag, Duration patience)
-    : node_(node), tag_(tag) {
+    : node_(node), tag_(tag), patience_(patience) {
     id_ = node->open_send(tag, patience, [state = state_, self = node.get()](const Status& ended) {
         state->outcome = ended;
         self->memory().give_back(state->pages);
@@ -66,14 +66,27 @@ void Sending::append(std::uint32_t tokens) {
     const std::size_t present = pages.size();
     const auto added =
         take(memory, present, std::max(present, pages_for(memory, tokens)), null_pages);
-    memory.fill(tag_, added, static_cast<std::uint32_t>(present * memory.pool().page_size));
     pages.insert(pages.end(), added.begin(), added.end());
+    fill(*node);
     call([id = id_, pool = memory.pool(), added](Senders& senders) {
         senders.append(id, pool, added, 0);
     });
 }
 
+void Sending::fill(Node& node) {
+    Memory& memory = node.memory();
+    const auto held = static_cast<std::uint32_t>(state_->pages.size()) * memory.pool().page_size;
+    const std::uint32_t end = std::min(state_->ready, held);
+    if (end <= state_->filled) return;
+    memory.fill(tag_, state_->pages, 0, {state_->filled, end});
+    state_->filled = end;
+}
+
 void Sending::mark_ready(std::uint32_t tokens) {
+    const auto node = node_.lock();
+    if (!node || outcome()) return;
+    state_->ready = std::max(state_->ready, tokens);
+    fill(*node);
     call([id = id_, tokens](Senders& senders) { senders.mark_ready(id, tokens); });
 }
 
@@ -85,6 +98,9 @@ void Sending::rewind(std::uint32_t tokens, const Delay& delay) {
     const std::size_t kept = std::min(state_->pages.size(), pages_for(memory, tokens));
     memory.give_back(std::span(state_->pages).subspan(kept));
     state_->pages.resize(kept);
+    state_->ready = std::min(state_->ready, tokens);
+    state_->filled = std::min(state_->filled, tokens);
+    memory.fill("somebody else", state_->pages, 0, {tokens, UINT32_MAX});
     call([id = id_, tokens, epoch](Senders& senders) { senders.rewind(id, tokens, epoch); }, delay);
 }
 
@@ -100,11 +116,13 @@ void Sending::finish(std::uint32_t rows) {
         });
     }
     call([id = id_](Senders& senders) { senders.finish(id); });
+    node->expect_end(id_, patience_);
 }
 
 void Sending::abort(const std::string& reason) {
     call(
         [id = id_, reason](Senders& senders) { senders.abort(id, Status(Code::aborted, reason)); });
+    if (const auto node = node_.lock()) node->expect_end(id_, 0s);
 }
 
 Receiving::Receiving(const std::shared_ptr<Node>& node, const Wish& wish) : node_(node) {
@@ -155,9 +173,10 @@ Receiving Receiving::release(const std::shared_ptr<Node>& node, Wish wish) {
 }
 
 void Receiving::cancel() {
-    if (const auto node = node_.lock())
-        node->exchange().receivers().cancel(id_,
-                                            Status(Code::aborted, "cancelled by the receiver"));
+    const auto node = node_.lock();
+    if (!node) return;
+    node->expect_end(id_, 0s);
+    node->exchange().receivers().cancel(id_, Status(Code::aborted, "cancelled by the receiver"));
 }
 
 }  // namespace mc::simulation

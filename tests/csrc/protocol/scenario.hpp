@@ -42,16 +42,20 @@ class Sending {
   private:
     struct State {
         std::vector<std::int32_t> pages, rows;
+        std::uint32_t ready = 0;   // tokens that are marked
+        std::uint32_t filled = 0;  // and that the pages hold: before, they hold something else
         std::optional<Status> outcome;
         unsigned on_their_way = 0;  // calls that the control thread has not heard of
         Instant heard_until;        // when it will have heard of them all
     };
 
+    void fill(Node& node);
     // Calls of one thread are heard in their order, `delay` after the call or after the one before.
     void call(std::function<void(Senders&)> what, const Delay& delay = {});
 
     std::weak_ptr<Node> node_;
     std::string tag_;
+    Duration patience_;
     TransferId id_;
     std::shared_ptr<State> state_ = std::make_shared<State>();
 };

@@ -73,14 +73,15 @@ class Stranger {
         void adopt(const std::shared_ptr<Connection>& with, Connection::Side which) {
             connection = with;
             side = which;
-            with->attach(side, {[weak = weak_from_this()](const Message& message) {
-                                    if (const auto state = weak.lock())
-                                        state->messages.push_back(message);
-                                },
-                                [](const Batch&) {}, [](GrantId, std::uint32_t) {},
-                                [weak = weak_from_this()] {
-                                    if (const auto state = weak.lock()) state->cut_off = true;
-                                }});
+            with->attach(side,
+                         {[weak = weak_from_this()](const Message& message) {
+                              if (const auto state = weak.lock())
+                                  state->messages.push_back(message);
+                          },
+                          [](unsigned, const Batch&) {}, [](unsigned, GrantId, std::uint32_t) {},
+                          [weak = weak_from_this()] {
+                              if (const auto state = weak.lock()) state->cut_off = true;
+                          }});
         }
         std::shared_ptr<Connection> connection;
         Connection::Side side = Connection::connector;

@@ -52,6 +52,46 @@ TEST_P(Endings, SenderKeepsTheReceiversDeadline) {
     EXPECT_EQ(send.outcome()->code(), Code::timeout);
 }
 
+// Its time runs while the RECV waits for the tag, too.
+TEST_P(Endings, SenderKeepsTheDeadlineOfAParkedRecv) {
+    Wish hasty = wish("a", 8);
+    hasty.deadline = 3s;
+    Receiving recv(d, hasty);
+    network.run_for(2s);
+    Sending send(p, "a");
+    send.grow(4);
+    network.run_for(500ms);
+    EXPECT_EQ(p->exchange().senders().grants(), 1U);
+    d->freeze();
+    network.run_for(700ms);
+    EXPECT_EQ(p->exchange().senders().grants(), 0U);
+    EXPECT_EQ(p->sent("FAIL"), 1U);
+    d->thaw();
+    send.finish();
+    network.run_for(1s);
+    EXPECT_EQ(recv.code(), Code::timeout);
+}
+
+// A receiver that gave up while CANCEL was delayed does not get the send that another one waits
+// for.
+TEST_P(Endings, ParkedRecvEndsAtItsDeadline) {
+    Wish hasty = wish("a", 8);
+    hasty.deadline = 1s;
+    Receiving late(d, hasty);
+    network.run_for(900ms);
+    network.wire = {1s, 1s};
+    network.run_for(200ms);
+    EXPECT_EQ(late.code(), Code::timeout);
+    EXPECT_EQ(p->exchange().senders().parked(), 0U) << "before CANCEL came";
+    Sending send(p, "a");
+    send.grow(8);
+    send.finish();
+    Receiving recv(d, wish("a", 8));
+    network.run_for(10s);
+    EXPECT_TRUE(recv.ok());
+    EXPECT_TRUE(send.outcome()->ok());
+}
+
 TEST_P(Endings, FinishedSendGivesUpWhenNobodyComes) {
     Sending send(p, "a", 5s);
     send.grow(8);

@@ -48,6 +48,20 @@ TEST_P(OneSided, Write) {
     EXPECT_TRUE(std::equal(own.begin() + 120, own.begin() + 150, p->writable.begin() + 1000));
 }
 
+// A CANCEL that is never answered keeps a credit until the writer is declared lost.
+TEST_P(OneSided, WriterVanishesBeforeItIsCancelled) {
+    network.work = {700ms, 700ms};
+    const auto id = d->write("p:1", {part(own, 0, 50)}, {part(p->writable, 0, 50)}, 1s);
+    network.run_for(900ms);
+    EXPECT_EQ(p->sent("WRITE_GRANT"), 1U);
+    d->lose_connections();
+    network.run_for(200ms);
+    EXPECT_EQ(p->sent("CANCEL"), 1U);
+    network.run_for(5s);
+    EXPECT_FALSE(d->outcome(id)->ok());
+    EXPECT_TRUE(p->exchange().sessions().all().empty());
+}
+
 TEST_P(OneSided, ReadOfWhatIsNotRegisteredIsRefused) {
     const auto id = d->read("p:1", {part(p->writable, 0, 10)}, {part(own, 0, 10)}, 10s);
     EXPECT_EQ(run(id)->code(), Code::invalid_argument);

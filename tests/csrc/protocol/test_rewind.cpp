@@ -87,6 +87,28 @@ TEST_P(Rewind, AfterDone) {
     expect_success(send, recv);
 }
 
+// The node itself fails the test if REWOUND is said while bytes of the old epoch may be placed.
+TEST_P(Rewind, AfterDoneWithBytesOnTheWire) {
+    Receiving recv(d, wish("a", 12));
+    Sending send(p, "a");
+    network.run_for(1s);
+    network.lanes = Delay{500ms, 500ms};
+    send.grow(12);
+    network.run_for(50ms);
+    ASSERT_EQ(p->sent("DONE"), 1U);
+    network.work = {100ms, 100ms};
+    network.run_for(420ms);
+    send.rewind(0);
+    network.run_for(90ms);
+    if (GetParam() == Way::push) {
+        EXPECT_EQ(d->sent("REWOUND"), 0U) << "bytes are on the lanes";
+    }
+    network.lanes.reset();
+    grow_again_and_finish(send);
+    network.run_for(2s);
+    expect_success(send, recv);
+}
+
 TEST_P(Rewind, AfterReceived) {
     Receiving recv(d, wish("a", 12));
     Sending send(p, "a");
