@@ -22,7 +22,7 @@ from mooncake_connector.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "MOONCAKE_CONNECTOR_"
 KEY_VARIABLE = ENVIRONMENT_PREFIX + "KEY"
-PATHS = ("local", "shm", "cma", "cuda_ipc", "rdma", "tcp")
+PATHS = ("local", "shm", "cma", "tcp")
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})

@@ -54,6 +54,7 @@ def test_unknown_option_names_the_valid_ones() -> None:
         ({"strict": "maybe"}, "not true or false"),
         ({"paths": ["carrier-pigeon"]}, "choose from local, shm"),
         ({"paths": []}, "choose from"),
+        ({"paths": ["rdma"]}, "choose from local, shm, cma, tcp"),
         ({"cma": "all"}, "one of auto, any"),
         ({"ping_interval": 3.0}, "shorter than peer_timeout"),
         ({"max_wait": 0}, "greater than 0"),
