@@ -80,7 +80,8 @@ def test_what_is_no_page_id_is_refused(
 
 
 WAITS = """
-import mooncake_connector, sys
+import mooncake_connector, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs begin without it
 engine = mooncake_connector.Engine()
 send = engine.send(b"tag")
 print("waiting", flush=True)
@@ -96,4 +97,7 @@ def test_ctrl_c_ends_a_wait() -> None:
         assert waiting.stdout is not None
         assert waiting.stdout.readline() == b"waiting\n"
         waiting.send_signal(signal.SIGINT)
-        assert waiting.wait(60) == 42
+        try:
+            assert waiting.wait(60) == 42
+        finally:
+            waiting.kill()
