@@ -180,4 +180,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenError as broken:
+        sys.exit(f"the mutation test cannot be done: {broken}")

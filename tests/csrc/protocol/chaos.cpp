@@ -163,7 +163,7 @@ void Chaos::fault() {
                 restart_after(pause);
             });
             break;
-        case 6:  // everything that is said takes seconds to arrive
+        default:  // everything that is said takes seconds to arrive
             after(when, [this, usual = network_.wire, length] {
                 network_.wire.most = 3s;
                 after(length, [this, usual] { network_.wire = usual; });

@@ -92,7 +92,7 @@ class Ledger {
     void heard(SessionId session, const Cancelled& cancelled, Instant, Instant);
 
     void grants(SessionId session, GrantId grant, bool credit);
-    void still_ships(SessionId session, GrantId grant, const std::string& word);
+    void still_ships(SessionId session, GrantId id, const std::string& word);
     // Null, and a failure of the test, if the grant has ended.
     Outgoing* find_outgoing(GrantKey key, const std::string& word);
     void end_outgoing(GrantKey key, const std::string& word);
