@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -104,6 +105,11 @@ class _Remote:
             return self._process.call(self._node, method, *arguments, **named)
 
         return call
+
+
+def hold_the_gil(seconds: int) -> None:
+    """Lets no other thread of the interpreter run for so long."""
+    ctypes.PyDLL(None).sleep(seconds)  # PyDLL keeps the GIL during the call
 
 
 def serve(descriptor: int) -> None:
