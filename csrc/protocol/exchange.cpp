@@ -13,7 +13,7 @@ constexpr std::size_t kMaxHeld = 64;
 }  // namespace
 
 Exchange::Exchange(Actions& actions, ProtocolOptions options, Hello self)
-    : options_(options),
+    : options_(std::move(options)),
       sessions_(actions, options_, std::move(self),
                 {[this](Session& session) {
                      senders_.session_ready(session);
