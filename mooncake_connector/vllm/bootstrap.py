@@ -9,20 +9,32 @@ and the addresses of its workers by tensor- and pipeline-parallel rank::
 The server of data-parallel rank 0 answers for all ranks; the others register with ``POST
 /register``. Requests are few and small, so the standard library's server with a bounded number of
 threads is enough.
+
+Where there is a key, workers' addresses are told and registrations taken only with a bearer token
+(RFC 6750) that is derived from it. Routers send none; they get the engine ids, which are all they
+read.
 """
 
 from __future__ import annotations
 
+import hmac
 import http.client
 import json
 import logging
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from mooncake_connector.errors import ConfigError, MooncakeConnectorError, ProtocolError
+from mooncake_connector.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    MooncakeConnectorError,
+    ProtocolError,
+)
+from mooncake_connector.keys import load_keys
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +62,7 @@ class RankEntry:
     workers: WorkerAddresses = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The entry as ``/query`` shows it."""
+        """The entry as ``/query`` shows it to those who have a token."""
         return {"engine_id": self.engine_id, "worker_addr": self.workers}
 
     @classmethod
@@ -70,6 +82,15 @@ class RankEntry:
             raise ProtocolError(f"malformed bootstrap entry: {error!r}") from None
 
 
+def bearer_tokens(key_file: str | None) -> tuple[str, ...]:
+    """What each of this server's keys makes of a token; none without a key.
+
+    Raises:
+        ConfigError: the key cannot be used.
+    """
+    return tuple(key.derive("bootstrap").hex() for key in load_keys(key_file))
+
+
 def parse_entries(body: bytes) -> dict[int, RankEntry]:
     """Reads the answer of ``GET /query``.
 
@@ -86,12 +107,18 @@ def parse_entries(body: bytes) -> dict[int, RankEntry]:
 class BootstrapServer:
     """Serves ``/query`` and ``/register`` from threads of its own until closed."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, tokens: Sequence[str] = ()) -> None:
         """Binds at once, so that a port in use is an error at start.
+
+        Args:
+            host: where to listen.
+            port: 0 lets the kernel choose.
+            tokens: one of them opens everything; if there are none, everything is open.
 
         Raises:
             ConfigError: the address cannot be bound.
         """
+        self._tokens = [token.encode() for token in tokens]
         self._entries: dict[int, RankEntry] = {}
         self._lock = threading.Lock()
         try:
@@ -114,10 +141,22 @@ class BootstrapServer:
         with self._lock:
             self._entries[rank] = entry
 
-    def query(self) -> dict[str, Any]:
-        """What ``GET /query`` answers."""
+    def admits(self, authorization: str | None) -> bool:
+        """Whether a request with this ``Authorization`` header may have everything."""
+        if not self._tokens:
+            return True
+        scheme, _, given = (authorization or "").partition(" ")
+        # All are compared, so that the time does not tell which one was nearly right.
+        found = [hmac.compare_digest(token, given.strip().encode()) for token in self._tokens]
+        return scheme.lower() == "bearer" and any(found)
+
+    def query(self, authorization: str | None) -> dict[str, Any]:
+        """What ``GET /query`` answers: without a token, engine ids only."""
         with self._lock:
-            return {str(rank): entry.to_json() for rank, entry in self._entries.items()}
+            entries = dict(self._entries)
+        if not self.admits(authorization):
+            entries = {rank: RankEntry(entry.engine_id) for rank, entry in entries.items()}
+        return {str(rank): entry.to_json() for rank, entry in entries.items()}
 
     def close(self) -> None:
         """Stops serving and frees the port."""
@@ -163,11 +202,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/query":
             self._answer(404, {"error": "unknown path; there is GET /query"})
             return
-        self._answer(200, self.server.bootstrap.query())
+        self._answer(200, self.server.bootstrap.query(self.headers.get("Authorization")))
 
     def do_POST(self) -> None:
         if self.path != "/register":
             self._answer(404, {"error": "unknown path; there is POST /register"})
+            return
+        if not self.server.bootstrap.admits(self.headers.get("Authorization")):
+            self._answer(401, {"error": "registering needs the key's bearer token"})
             return
         try:
             length = int(self.headers.get("Content-Length", ""))
@@ -204,11 +246,13 @@ class Registration:
     Rank 0 may start later, so it is tried again for a minute.
     """
 
-    def __init__(self, host: str, port: int, rank: int, entry: RankEntry) -> None:
+    def __init__(
+        self, host: str, port: int, rank: int, entry: RankEntry, tokens: Sequence[str] = ()
+    ) -> None:
         self._stop = threading.Event()
         body = json.dumps({str(rank): entry.to_json()}).encode()
         self._thread = threading.Thread(
-            target=self._run, args=(host, port, body), name="mooncake-register", daemon=True
+            target=self._run, args=(host, port, body, tokens), name="mooncake-register", daemon=True
         )
         self._thread.start()
 
@@ -217,11 +261,15 @@ class Registration:
         self._stop.set()
         self._thread.join()
 
-    def _run(self, host: str, port: int, body: bytes) -> None:
+    def _run(self, host: str, port: int, body: bytes, tokens: Sequence[str]) -> None:
         problem = ""
-        for _ in range(_REGISTER_ATTEMPTS):
+        for attempt in range(_REGISTER_ATTEMPTS):
+            token = tokens[attempt % len(tokens)] if tokens else None
             try:
-                fetch("POST", host, port, "/register", body=body, timeout=_CONNECTION_TIMEOUT)
+                fetch(
+                    "POST", host, port, "/register",
+                    body=body, token=token, timeout=_CONNECTION_TIMEOUT,
+                )  # fmt: skip
                 return
             except (OSError, MooncakeConnectorError) as error:
                 problem = str(error)
@@ -237,7 +285,14 @@ class Registration:
 
 
 def fetch(
-    method: str, host: str, port: int, path: str, *, timeout: float, body: bytes | None = None
+    method: str,
+    host: str,
+    port: int,
+    path: str,
+    *,
+    timeout: float,
+    body: bytes | None = None,
+    token: str | None = None,
 ) -> bytes:
     """One HTTP request to a bootstrap server; redirects are not followed.
 
@@ -246,17 +301,23 @@ def fetch(
 
     Raises:
         OSError: no connection, or no answer in time.
+        AuthenticationFailed: the token is not one of the server's.
         ProtocolError: the answer is not HTTP, not successful or too long.
     """
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
-        connection.request(method, path, body)
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        connection.request(method, path, body, headers)
         answer = connection.getresponse()
         content = answer.read(MAX_BODY_BYTES + 1)
     except http.client.HTTPException as error:
         raise ProtocolError(f"{host}:{port} does not speak HTTP: {error!r}") from None
     finally:
         connection.close()
+    if answer.status == http.client.UNAUTHORIZED:
+        raise AuthenticationFailed(
+            f"{host}:{port} asks for another key; give all servers the same one (key_file)"
+        )
     if answer.status != http.client.OK:
         raise ProtocolError(f"{host}:{port}{path} answered {answer.status} {answer.reason}")
     if len(content) > MAX_BODY_BYTES:

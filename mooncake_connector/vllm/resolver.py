@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from mooncake_connector.config import ConnectorConfig
 from mooncake_connector.errors import ConfigError, MooncakeConnectorError, PeerUnreachable
-from mooncake_connector.vllm.bootstrap import RankEntry, fetch, parse_entries
+from mooncake_connector.vllm.bootstrap import RankEntry, bearer_tokens, fetch, parse_entries
 
 # Short enough that a restarted P (which takes longer than this to load a model) is seen at once,
 # long enough that a burst of requests asks only once.
@@ -34,6 +34,7 @@ class Resolver:
 
     def __init__(self, config: ConnectorConfig) -> None:
         self._config = config
+        self._tokens = bearer_tokens(config.key_file)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="mooncake-resolve")
         self._lock = threading.Lock()
         self._cache: dict[tuple[str, int], _Cached] = {}
@@ -48,7 +49,8 @@ class Resolver:
 
         Returns:
             the workers' addresses; or ConfigError for an address that is malformed or not
-            allowed, PeerUnreachable where nobody answers, ProtocolError for a wrong answer.
+            allowed, PeerUnreachable where nobody answers or no worker is told, ProtocolError for a
+            wrong answer.
         """
         return self._pool.submit(self._resolve, bootstrap, engine_id)
 
@@ -62,7 +64,10 @@ class Resolver:
         entry = _choose(self._entries(host, port), engine_id, f"{host}:{port}")
         addresses = [address for by_pp in entry.workers.values() for address in by_pp.values()]
         if not addresses:
-            raise PeerUnreachable(f"the prefill server at {host}:{port} has no workers yet")
+            raise PeerUnreachable(
+                f"the prefill server at {host}:{port} has no workers yet, or does not tell them: "
+                "servers that have a key ask for the same one here (key_file)"
+            )
         for address in addresses:
             self._require_allowed(address.rpartition(":")[0], f"{host}:{port}'s answer")
         return addresses
@@ -80,17 +85,29 @@ class Resolver:
             cached = self._cache.get((host, port))
         if cached is not None and now < cached.expires:
             return cached.entries
-        try:
-            body = fetch("GET", host, port, "/query", timeout=self._config.bootstrap_timeout)
-        except OSError as error:
-            raise PeerUnreachable(
-                f"no answer from the prefill server's bootstrap at {host}:{port}: {error}"
-            ) from None
-        entries = parse_entries(body)
+        entries = self._query(host, port)
         with self._lock:
             if len(self._cache) >= _CACHE_ENTRIES:
                 self._cache.clear()
             self._cache[host, port] = _Cached(now + _CACHE_SECONDS, entries)
+        return entries
+
+    def _query(self, host: str, port: int) -> dict[int, RankEntry]:
+        """Asks with one token after the other until workers are told; P may know only one."""
+        entries: dict[int, RankEntry] = {}
+        for token in self._tokens or (None,):
+            try:
+                body = fetch(
+                    "GET", host, port, "/query",
+                    token=token, timeout=self._config.bootstrap_timeout,
+                )  # fmt: skip
+            except OSError as error:
+                raise PeerUnreachable(
+                    f"no answer from the prefill server's bootstrap at {host}:{port}: {error}"
+                ) from None
+            entries = parse_entries(body)
+            if any(entry.workers for entry in entries.values()):
+                break
         return entries
 
 

@@ -18,6 +18,7 @@ from mooncake_connector.vllm.bootstrap import (
     RankEntry,
     Registration,
     WorkerAddresses,
+    bearer_tokens,
 )
 from mooncake_connector.vllm.decode import DecodeLedger
 from mooncake_connector.vllm.metadata import StepMetadata, WorkerAddress
@@ -47,6 +48,7 @@ class ConnectorScheduler:
         transfer = vllm.kv_transfer_config
         self._config = config
         self._rank: int = vllm.parallel_config.data_parallel_index
+        self._tokens = bearer_tokens(config.key_file)
         self._server: BootstrapServer | None = None
         self._registration: Registration | None = None
         self._prefill: PrefillLedger | None = None
@@ -64,7 +66,7 @@ class ConnectorScheduler:
         advertised = config.bootstrap_advertise or config.advertise or listen
         port = config.bootstrap_port
         if self._rank == 0:
-            self._server = BootstrapServer(listen, port)
+            self._server = BootstrapServer(listen, port, self._tokens)
             port = self._server.port
         elif config.bootstrap_host is None and config.bootstrap_advertise is None:
             advertised = vllm.parallel_config.data_parallel_master_ip
@@ -86,7 +88,7 @@ class ConnectorScheduler:
         if self._server is not None:
             self._server.publish(self._rank, entry)
         else:
-            self._registration = Registration(*self._bootstrap, self._rank, entry)
+            self._registration = Registration(*self._bootstrap, self._rank, entry, self._tokens)
 
     def new_request(self, request: Request) -> None:
         """A request has arrived. Its parameters are the client's, so nothing in them is trusted."""

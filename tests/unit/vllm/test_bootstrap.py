@@ -8,19 +8,27 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mooncake_connector.config import ConnectorConfig
 from mooncake_connector.errors import (
+    AuthenticationFailed,
     ConfigError,
     MooncakeConnectorError,
     PeerUnreachable,
     ProtocolError,
 )
 from mooncake_connector.vllm import bootstrap
-from mooncake_connector.vllm.bootstrap import BootstrapServer, RankEntry, Registration, fetch
+from mooncake_connector.vllm.bootstrap import (
+    BootstrapServer,
+    RankEntry,
+    Registration,
+    bearer_tokens,
+    fetch,
+)
 from mooncake_connector.vllm.resolver import Resolver, outcome, parse_bootstrap_address
 
 ENTRY = RankEntry("p:8998/0", {0: {0: "127.0.0.1:41"}, 1: {0: "127.0.0.1:42"}})
@@ -72,6 +80,70 @@ def test_other_ranks_register(server: BootstrapServer, resolver: Resolver) -> No
     registration.close()
 
 
+FIRST, SECOND = "1" * 64, "2" * 64
+
+
+def keyed(folder: Path, *keys: str) -> str:
+    """A key file."""
+    path = folder / f"{len(list(folder.iterdir()))}.key"
+    path.touch(mode=0o600)
+    path.write_text("\n".join(keys))
+    return str(path)
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[BootstrapServer]:
+    one = BootstrapServer("127.0.0.1", 0, bearer_tokens(keyed(tmp_path, FIRST)))
+    one.publish(0, ENTRY)
+    yield one
+    one.close()
+
+
+@pytest.mark.parametrize("token", [None, "", "x" * 64, FIRST])
+def test_without_the_keys_token_only_engine_ids_are_told(
+    guarded: BootstrapServer, token: str | None
+) -> None:
+    body = fetch("GET", "127.0.0.1", guarded.port, "/query", timeout=5, token=token)
+    assert json.loads(body) == {"0": {"engine_id": "p:8998/0", "worker_addr": {}}}
+
+
+@pytest.mark.parametrize("token", [None, "x" * 64])
+def test_without_the_keys_token_nobody_registers(
+    guarded: BootstrapServer, token: str | None
+) -> None:
+    body = json.dumps({"0": RankEntry("evil", {0: {0: "127.0.0.1:6"}}).to_json()}).encode()
+    with pytest.raises(AuthenticationFailed, match="key_file"):
+        fetch("POST", "127.0.0.1", guarded.port, "/register", timeout=5, body=body, token=token)
+    assert guarded.query(None)["0"]["engine_id"] == "p:8998/0"
+
+
+@pytest.mark.parametrize("keys", [[FIRST], [SECOND, FIRST], [FIRST, SECOND]])
+def test_with_the_key_workers_are_found_and_registered(
+    guarded: BootstrapServer, tmp_path: Path, keys: list[str]
+) -> None:
+    key_file = keyed(tmp_path, *keys)
+    second = RankEntry("p:8998/1", {0: {0: "127.0.0.1:51"}})
+    registration = Registration("127.0.0.1", guarded.port, 1, second, bearer_tokens(key_file))
+    registration._thread.join(10)
+    registration.close()
+    resolver = Resolver(ConnectorConfig(bootstrap_timeout=2.0, key_file=key_file))
+    address = f"http://127.0.0.1:{guarded.port}"
+    assert resolve(resolver, address, "p:8998/1") == ["127.0.0.1:51"]
+    resolver.close()
+
+
+@pytest.mark.parametrize("keys", [[], [SECOND]])
+def test_with_another_key_the_lookup_says_why_it_fails(
+    guarded: BootstrapServer, tmp_path: Path, keys: list[str]
+) -> None:
+    key_file = keyed(tmp_path, *keys) if keys else None
+    resolver = Resolver(ConnectorConfig(bootstrap_timeout=2.0, key_file=key_file))
+    found = resolve(resolver, f"http://127.0.0.1:{guarded.port}", "p:8998/0")
+    assert isinstance(found, PeerUnreachable)
+    assert "key_file" in str(found)
+    resolver.close()
+
+
 def test_a_restarted_rank_replaces_its_former_self(server: BootstrapServer) -> None:
     server.publish(0, ENTRY)
     server.publish(0, RankEntry("p:8998/0", {0: {0: "127.0.0.1:99"}}))
@@ -93,7 +165,7 @@ def test_a_restarted_rank_replaces_its_former_self(server: BootstrapServer) -> N
 def test_malformed_registrations_are_refused(server: BootstrapServer, body: bytes) -> None:
     with pytest.raises(ProtocolError, match="400"):
         ask(server, "POST", "/register", body)
-    assert server.query() == {}
+    assert server.query(None) == {}
 
 
 def test_large_bodies_are_refused_unread(server: BootstrapServer) -> None:
