@@ -150,7 +150,7 @@ class BootstrapServer:
         found = [hmac.compare_digest(token, given.strip().encode()) for token in self._tokens]
         return scheme.lower() == "bearer" and any(found)
 
-    def query(self, authorization: str | None) -> dict[str, Any]:
+    def query(self, authorization: str | None = None) -> dict[str, Any]:
         """What ``GET /query`` answers: without a token, engine ids only."""
         with self._lock:
             entries = dict(self._entries)

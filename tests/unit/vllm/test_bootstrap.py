@@ -114,7 +114,7 @@ def test_without_the_keys_token_nobody_registers(
     body = json.dumps({"0": RankEntry("evil", {0: {0: "127.0.0.1:6"}}).to_json()}).encode()
     with pytest.raises(AuthenticationFailed, match="key_file"):
         fetch("POST", "127.0.0.1", guarded.port, "/register", timeout=5, body=body, token=token)
-    assert guarded.query(None)["0"]["engine_id"] == "p:8998/0"
+    assert guarded.query()["0"]["engine_id"] == "p:8998/0"
 
 
 @pytest.mark.parametrize("keys", [[FIRST], [SECOND, FIRST], [FIRST, SECOND]])
@@ -165,7 +165,7 @@ def test_a_restarted_rank_replaces_its_former_self(server: BootstrapServer) -> N
 def test_malformed_registrations_are_refused(server: BootstrapServer, body: bytes) -> None:
     with pytest.raises(ProtocolError, match="400"):
         ask(server, "POST", "/register", body)
-    assert server.query(None) == {}
+    assert server.query() == {}
 
 
 def test_large_bodies_are_refused_unread(server: BootstrapServer) -> None:
