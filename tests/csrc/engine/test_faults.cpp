@@ -21,6 +21,22 @@ using testing::TestEngine;
 constexpr std::uint32_t kPages = 48;
 constexpr std::uint32_t kPageBytes = 20'000;  // too many for the control message
 
+// A FaultPath that others can find as long as it lives.
+class Findable final : public Path {
+  public:
+    explicit Findable(std::shared_ptr<FaultPath> inner) : inner_(std::move(inner)) {}
+
+    [[nodiscard]] PathKind kind() const override { return inner_->kind(); }
+    void push(Push job) override { inner_->push(std::move(job)); }
+    void pull(Pull job) override { inner_->pull(std::move(job)); }
+    void end(GrantId grant, std::uint32_t epoch) override { inner_->end(grant, epoch); }
+    [[nodiscard]] std::uint64_t outstanding() const override { return inner_->outstanding(); }
+    void close(Status reason) override { inner_->close(std::move(reason)); }
+
+  private:
+    const std::shared_ptr<FaultPath> inner_;
+};
+
 // Puts a FaultPath around every path of the engines that use it.
 class Faults {
   public:
@@ -31,22 +47,24 @@ class Faults {
         const std::lock_guard lock(mutex_);
         arm_ = std::move(arm);
     }
-    // Does it to all paths that have been made, each in its own thread. They must be there still.
+    // Does it to all paths that are there, each in its own thread.
     void now(const Arm& what) {
         const std::lock_guard lock(mutex_);
         for (const auto& [loop, path] : made_) {
-            loop->post([path = path, what] { what(*path); });
+            loop->post([weak = path, what] {
+                if (const auto there = weak.lock()) what(*there);
+            });
         }
     }
     EngineOptions options() {
         EngineOptions options;
         options.wrap_path = [this](EventLoop& loop, std::unique_ptr<Path> inner,
                                    const EngineOptions::OnFailure& on_failure) {
-            auto path = std::make_unique<FaultPath>(std::move(inner), on_failure);
+            const auto path = std::make_shared<FaultPath>(std::move(inner), on_failure);
             const std::lock_guard lock(mutex_);
             if (arm_) arm_(*path);
-            made_.emplace_back(&loop, path.get());
-            return path;
+            made_.emplace_back(&loop, path);
+            return std::make_unique<Findable>(path);
         };
         return options;
     }
@@ -54,7 +72,7 @@ class Faults {
   private:
     std::mutex mutex_;
     Arm arm_;
-    std::vector<std::pair<EventLoop*, FaultPath*>> made_;
+    std::vector<std::pair<EventLoop*, std::weak_ptr<FaultPath>>> made_;
 };
 
 class EngineFaults : public ::testing::TestWithParam<PathKind> {
