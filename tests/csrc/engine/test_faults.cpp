@@ -140,6 +140,7 @@ TEST_P(EngineFaults, WithoutFaultsItGoesWell) { expect_success(start("tag")); }
 TEST_P(EngineFaults, APathThatRefusesFailsTheTransfer) {
     faults.arm([](FaultPath& path) { path.refuse(Status(Code::internal, "a refusal")); });
     expect_failure(start("tag"), "a refusal");
+    faults.arm({});
     faults.now([](FaultPath& path) { path.pass(); });
     expect_success(start("the next one"));
 }
@@ -154,12 +155,11 @@ TEST_P(EngineFaults, APathThatIsCutFailsTheTransferAndIsMadeAnew) {
 TEST_P(EngineFaults, APathThatDiesFailsTheTransferAndIsMadeAnew) {
     faults.arm([](FaultPath& path) { path.delay(); });
     const auto transfer = start("tag");
-    while (!receiver->peers() || (*receiver->peers()).empty() ||
-           (*receiver->peers())[0].state != "ready")
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    faults.arm({});
-    faults.now([](FaultPath& path) { path.kill(Status(Code::peer_lost, "a sudden death")); });
+    // Again and again: some paths are made later than others.
+    while (!receiver->wait(*transfer.second, std::chrono::milliseconds(5)))
+        faults.now([](FaultPath& path) { path.kill(Status(Code::peer_lost, "a sudden death")); });
     expect_failure(transfer, "");
+    faults.arm({});
     expect_recovery();
 }
 
