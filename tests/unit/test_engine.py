@@ -84,8 +84,8 @@ import mooncake_connector, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs begin without it
 engine = mooncake_connector.Engine()
 send = engine.send(b"tag")
-print("waiting", flush=True)
 try:
+    print("waiting", flush=True)
     send.wait(600)
 except KeyboardInterrupt:
     sys.exit(42)
