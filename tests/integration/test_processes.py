@@ -155,7 +155,7 @@ def test_many_outstanding_requests_of_small_spans(path: str, process: NodeProces
     spans = [(tag, mine, 0, range(1024)) for tag, mine in zip(tags, pages, strict=True)]
     assert receiver.difference("kv", *spans) is None
     assert resident[-1] - resident[2] < 8 << 10  # KiB
-    assert descriptors[-1] == descriptors[0]
+    assert descriptors[-1] <= descriptors[0]
     receiver.close()
 
 
