@@ -52,7 +52,7 @@ def require_supported_version(version: str) -> None:
 
 
 def cache_hit_source() -> Any:
-    """VLLM's label for tokens that a peer computed; None in 0.31, which has no such labels."""
+    """The label for tokens that a peer computed; None in vLLM 0.31, which has no such labels."""
     try:
         from vllm.v1.metrics.cache_hit_source import CacheHitSource
     except ModuleNotFoundError:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from mooncake_connector import ConfigError, Engine, Plane, Pool, PoolSpec
+from mooncake_connector import ConfigError, Engine, Pool, PoolSpec, planes_from_array
 
 PAGES = 8
 MEMORY = np.zeros((PAGES, 64), np.uint8)
@@ -25,19 +25,8 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def pool(engine: Engine) -> Pool:
-    plane = Plane(
-        address=MEMORY.ctypes.data,
-        page_stride=64,
-        token_stride=0,
-        head_stride=0,
-        element_stride=1,
-        heads=1,
-        elements=64,
-        dtype="uint8",
-        layer=0,
-        kind="mla",
-    )
-    return engine.register_pool(PoolSpec("kv", page_size=1, page_count=PAGES, planes=[plane]))
+    planes = planes_from_array(MEMORY, "BC", kind="mla")
+    return engine.register_pool(PoolSpec("kv", page_size=1, page_count=PAGES, planes=planes))
 
 
 @pytest.mark.parametrize(
