@@ -297,8 +297,7 @@ Status Driver::check_remote(std::span<const Segment> segments, bool write) {
         segments, write ? MemoryTable::Access::remote_write : MemoryTable::Access::remote_read);
 }
 
-void Driver::open_remote(TransferId id, SessionId session, bool sends) {
-    (void)session;
+void Driver::open_internal(TransferId id, bool sends) {
     transfers_[id] =
         std::make_shared<Transfer>(id, sends ? TransferKind::send : TransferKind::recv);
 }

@@ -30,8 +30,8 @@ struct ProtocolOptions {
     std::uint32_t recv_credits = 4096;                 // RECVs a peer may have open here
 };
 
-// Transfers that serve a peer's one-sided request have numbers from here on; they complete
-// silently.
+// Transfers that nobody here asked for (they serve a peer's one-sided request, or release a send)
+// have numbers from here on; they complete silently.
 inline constexpr std::uint64_t kInternalTransfers = std::uint64_t{1} << 63;
 inline bool is_internal(TransferId id) { return id.value >= kInternalTransfers; }
 
@@ -129,8 +129,8 @@ class Actions {
     // Registered memory that a peer may touch: whether all segments lie in memory registered for
     // it.
     virtual Status check_remote(std::span<const Segment> segments, bool write) = 0;
-    // A peer's one-sided request was accepted as this internal transfer.
-    virtual void open_remote(TransferId transfer, SessionId session, bool sends) = 0;
+    // The protocol itself begins this transfer; it is nobody's but will complete.
+    virtual void open_internal(TransferId transfer, bool sends) = 0;
     // The transfer has ended; its pages are free. Exactly once for each.
     virtual void complete(TransferId transfer, const Status& outcome) = 0;
 };

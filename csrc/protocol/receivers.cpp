@@ -31,10 +31,6 @@ void Receivers::open(RecvRequest request) {
     const TransferId id = request.id;
     RecvState& recv = recvs_[id];
     recv.request = std::move(request);
-    if (const Status checked = check_limits(recv.request); !checked) {
-        fail(id, checked);
-        return;
-    }
     recv.deadline = deadline_after(actions_.time(), recv.request.deadline);
     actions_.wake_at(recv.deadline);
     for (const std::string& address : recv.request.senders) {
@@ -42,7 +38,11 @@ void Receivers::open(RecvRequest request) {
         sessions_.set_busy(session, true);
         recv.senders.push_back({address, session.id, false});
     }
-    start_if_ready(id);
+    if (const Status checked = check_limits(recv.request); !checked) {
+        fail(id, checked);
+    } else {
+        start_if_ready(id);
+    }
 }
 
 void Receivers::read(TransferId id, const std::string& address, std::vector<Segment> source,
@@ -261,9 +261,11 @@ void Receivers::fail(TransferId id, const Status& reason, GrantId failed_by_send
     RecvState& recv = found->second;
     recv.closing = true;
     recv.outcome = reason;
+    std::vector<SessionId> asked;
     const std::vector<GrantId> open = recv.grants;
     for (const GrantId grant_id : open) {
         Grant& grant = grants_.at(grant_id);
+        if (grant.asked) asked.push_back(grant.session);
         Session* session = sessions_.find(grant.session);
         if (session != nullptr && !grant.closed) {
             const auto never_asked = std::erase_if(
@@ -274,7 +276,25 @@ void Receivers::fail(TransferId id, const Status& reason, GrantId failed_by_send
         }
         close_grant(grant);
     }
+    for (const Sender& sender : recv.senders) {
+        if (!sender.ended && std::find(asked.begin(), asked.end(), sender.session) == asked.end())
+            release(recv, sender);
+    }
     complete_if_closed(id);
+}
+
+void Receivers::release(const RecvState& recv, const Sender& sender) {
+    if (recv.request.parts.empty() || sessions_.find(sender.session) == nullptr) return;
+    RecvRequest empty;
+    empty.id = TransferId{next_internal_++};
+    empty.tag = recv.request.tag;
+    empty.request = recv.request.request;
+    empty.receiver_index = recv.request.receiver_index;
+    empty.receiver_count = recv.request.receiver_count;
+    empty.senders = {sender.address};
+    empty.deadline = options_.unknown_timeout;
+    actions_.open_internal(empty.id, false);
+    open(std::move(empty));
 }
 
 void Receivers::close_grant(Grant& grant) {

@@ -136,6 +136,8 @@ class Receivers {
     void deliver(Grant& grant);
     // Ends the recv badly. `failed_by_sender` is the grant whose sender knows already.
     void fail(TransferId id, const Status& reason, GrantId failed_by_sender = {});
+    // Tells a sender that was never asked for anything that it need not keep its pages for us.
+    void release(const RecvState& recv, const Sender& sender);
     void close_grant(Grant& grant);
     void end_if_closed(GrantId id);  // once nobody can place a byte any more
     void complete_if_closed(TransferId id);
@@ -149,7 +151,7 @@ class Receivers {
     std::unordered_map<std::string, std::vector<CachedPlan>> plans_;  // by pool and senders
     std::uint64_t next_grant_ = 1;
     std::uint64_t next_internal_ =
-        kInternalTransfers + (kInternalTransfers >> 1);  // ids of peers' one-sided writes
+        kInternalTransfers + (kInternalTransfers >> 1);  // ids of peers' writes, and of releases
 };
 
 }  // namespace mc

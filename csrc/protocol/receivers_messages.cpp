@@ -94,7 +94,7 @@ void Receivers::receive_write(Session& session, const Write& write) {
     actions_.wake_at(recv.deadline);
     recv.senders.push_back({session.address, session.id, false});
     sessions_.set_busy(session, true);
-    actions_.open_remote(id, session.id, false);
+    actions_.open_internal(id, false);
     Grant& grant = add_grant(recv, session.id);
     grant.asked = true;
     session.peer_writes.insert(grant.id);

@@ -281,7 +281,7 @@ void Senders::receive_read(Session& session, const Read& read) {
     send.receivers = 1;
     send.patience = std::chrono::milliseconds(read.remaining_ms);
     touch(send);
-    actions_.open_remote(id, session.id, true);
+    actions_.open_internal(id, true);
     Grant& grant =
         add_grant(session, read.grant, send, read.segment_bytes, read.verify, read.remaining_ms);
     advance(grant, send);

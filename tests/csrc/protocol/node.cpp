@@ -310,7 +310,7 @@ Status Node::check_remote(std::span<const Segment> segments, bool write) {
     return {};
 }
 
-void Node::open_remote(TransferId transfer, SessionId, bool sends) {
+void Node::open_internal(TransferId transfer, bool sends) {
     open_.insert(transfer);
     if (sends) sources_[transfer] = std::make_shared<Source>();
 }

@@ -92,6 +92,18 @@ TEST_P(Endings, ParkedRecvEndsAtItsDeadline) {
     EXPECT_TRUE(send.outcome()->ok());
 }
 
+// The session still greets, so no RECV was sent; the send does not keep its pages for nothing.
+TEST_P(Endings, CancelLetsSendersGoThatWereNeverAsked) {
+    Sending send(p, "a");
+    send.grow(8);
+    send.finish();
+    Receiving recv(d, wish("a", 8));
+    recv.cancel();
+    EXPECT_EQ(recv.code(), Code::aborted);
+    network.run_for(1s);
+    EXPECT_TRUE(send.outcome()->ok());
+}
+
 TEST_P(Endings, FinishedSendGivesUpWhenNobodyComes) {
     Sending send(p, "a", 5s);
     send.grow(8);
@@ -418,9 +430,12 @@ TEST_P(SeveralSenders, FailureAfterOneHasDelivered) {
 TEST_P(SeveralSenders, LayersThatNobodyHas) {
     Wish half = wish_of_both("a");
     half.senders = {"lower:1"};
+    Sending send(lower, "a");
+    send.finish();
     Receiving recv(d, half);
     network.run_for(1s);
     EXPECT_EQ(recv.code(), Code::layout_mismatch);
+    EXPECT_TRUE(send.outcome()->ok()) << "nobody would come for its pages";
 }
 
 }  // namespace

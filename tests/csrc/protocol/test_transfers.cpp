@@ -310,6 +310,8 @@ TEST_F(Large, MoreRangesThanOneMessageHoldsFailTheRecvAlone) {
     start_with({.page_count = 4 * kMaxRanges, .null_page = 0});
     Wish scattered = wish("a", 2 * kMaxRanges + 2);
     for (std::size_t i = 0; i < scattered.tokens; i += 2) scattered.null_pages.insert(i);
+    Sending send(p, "a");
+    send.finish();
     Receiving recv(d, scattered);
     network.run_for(1s);
     EXPECT_EQ(recv.code(), Code::invalid_argument);
