@@ -5,15 +5,7 @@
 """
 
 from mooncake_connector.config import ConnectorConfig, EngineConfig
-from mooncake_connector.engine import (
-    Completion,
-    Engine,
-    Pool,
-    Recv,
-    RegisteredMemory,
-    Send,
-    Transfer,
-)
+from mooncake_connector.engine import Engine, RegisteredMemory
 from mooncake_connector.errors import (
     AuthenticationFailed,
     ConfigError,
@@ -28,7 +20,8 @@ from mooncake_connector.errors import (
     TransferTimeout,
     UnsupportedError,
 )
-from mooncake_connector.pools import Plane, PoolSpec, planes_from_array
+from mooncake_connector.pools import Plane, Pool, PoolSpec, planes_from_array
+from mooncake_connector.transfers import Completion, Recv, Send, Transfer
 
 __all__ = [
     "AuthenticationFailed",

@@ -18,49 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mooncake_connector import _engine, authentication
+from mooncake_connector.arguments import as_count, as_page_array, as_seconds, as_tag
 from mooncake_connector.config import EngineConfig
-from mooncake_connector.errors import (
-    ConfigError,
-    MooncakeConnectorError,
-    TransferTimeout,
-    UnsupportedError,
-    exception_for,
-)
+from mooncake_connector.errors import ConfigError
 from mooncake_connector.keys import load_keys
-from mooncake_connector.pools import PoolSpec, memory_of
+from mooncake_connector.pools import Part, Pool, PoolSpec, WindowedPart, memory_of
+from mooncake_connector.transfers import Completion, Recv, Send, Transfer
 
 logger = logging.getLogger(__name__)
-
-PageIds = Sequence[int] | npt.NDArray[np.int32]
-Part = tuple["Pool", PageIds]
-WindowedPart = tuple["Pool", PageIds, int]
-
-_NO_PAGES: Final[npt.NDArray[np.int32]] = np.empty(0, np.int32)
-
-
-class Pool:
-    """A pool registered with one engine. Made by `Engine.register_pool`."""
-
-    def __init__(self, spec: PoolSpec) -> None:
-        self.spec: Final = spec
-
-    @property
-    def name(self) -> str:
-        """By which pools of two engines pair."""
-        return self.spec.name
-
-    @property
-    def page_size(self) -> int:
-        """Tokens of a page."""
-        return self.spec.page_size
-
-    @property
-    def page_count(self) -> int:
-        """Page ids are 0 to page_count - 1."""
-        return self.spec.page_count
-
-    def __repr__(self) -> str:
-        return f"Pool({self.name!r}, {self.page_count} pages of {self.page_size} tokens)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,163 +35,6 @@ class RegisteredMemory:
     address: int
     nbytes: int
     remote: str
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """How a transfer ended. Each transfer completes exactly once.
-
-    Attributes:
-        transfer: what ended; the object that `Engine.send`, `recv`, `write` or `read` returned.
-        error: None if everything arrived, else why not.
-        bytes: moved by this engine for the transfer; bytes that had to be sent again count again.
-        spans: contiguous stretches gathered, scattered or read here.
-        path: by which most bytes went ("local", "shm", "cma", "tcp"), None if none did.
-        seconds: from the call to the end.
-    """
-
-    transfer: Transfer
-    error: MooncakeConnectorError | None
-    bytes: int
-    spans: int
-    path: str | None
-    seconds: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything arrived."""
-        return self.error is None
-
-    @property
-    def kind(self) -> str:
-        """``send``, ``recv``, ``write`` or ``read``."""
-        return self.transfer.kind
-
-
-class Transfer:
-    """One send, recv, write or read."""
-
-    def __init__(self, engine: Engine, handle: _engine.Transfer) -> None:
-        self._engine = engine
-        self._native = engine._native
-        self._handle = handle
-        engine._transfers[handle.id] = self
-
-    @property
-    def id(self) -> int:
-        """Unique in this engine."""
-        return self._handle.id
-
-    @property
-    def kind(self) -> str:
-        """``send``, ``recv``, ``write`` or ``read``."""
-        return self._handle.kind
-
-    def done(self) -> bool:
-        """Whether it has ended, well or badly."""
-        return self._native.outcome(self._handle) is not None
-
-    def wait(self, timeout: float) -> Completion:
-        """Waits for the end without the GIL. `Engine.poll` returns the completion all the same.
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            TransferTimeout: it has not ended in this time; it goes on.
-        """
-        outcome = self._native.wait(self._handle, timeout)
-        self._engine._write_log()
-        if outcome is None:
-            raise TransferTimeout(f"{self.kind} {self.id} has not ended within {timeout} s")
-        return _completion(self, outcome)
-
-    def cancel(self) -> None:
-        """Gives up. The completion (TransferAborted) comes when no byte can be moved any more."""
-        self._native.cancel(self._handle)
-
-    def __repr__(self) -> str:
-        return f"<{self.kind} {self.id}>"
-
-
-class Recv(Transfer):
-    """The receiving end of a transfer. Made by `Engine.recv`."""
-
-
-class Send(Transfer):
-    """The sending end of a transfer, which grows until `finish`. Made by `Engine.send`."""
-
-    def __init__(self, engine: Engine, handle: _engine.Transfer) -> None:
-        super().__init__(engine, handle)
-        self._next_token: dict[str, int] = {}  # behind the pages appended so far, by pool
-
-    def append(self, pool: Pool, page_ids: PageIds, first_token: int | None = None) -> None:
-        """Adds pages of a part that is shipped as it becomes ready.
-
-        Args:
-            pool: one of this engine.
-            page_ids: int32, shape (pages,); in token order.
-            first_token: number of the first page's first token. The first append of a pool may say
-                it (0 if it does not); later ones continue.
-
-        Raises:
-            ConfigError: a page id is out of range, or first_token does not continue.
-        """
-        expected = self._next_token.get(pool.name)
-        if first_token is None:
-            first_token = expected or 0
-        elif expected is not None and first_token != expected:
-            raise ConfigError(
-                f"first_token={first_token} leaves a gap: the pages of pool {pool.name!r} so far "
-                f"end at token {expected}"
-            )
-        pages = _pages(page_ids)
-        self._native.append(self._handle, pool.name, pages, first_token)
-        self._next_token[pool.name] = first_token + len(pages) * pool.page_size
-
-    def mark_ready(self, tokens: int, event: object | None = None) -> None:
-        """Lets the tokens [0, tokens) be shipped. The mark never moves back but by `rewind`.
-
-        Args:
-            tokens: how many from the start hold their final KV.
-            event: for pages in device memory: the event after which that is true.
-        """
-        if event is not None:
-            raise UnsupportedError(
-                "an event orders device work, but no pool of this engine lies in device memory; "
-                "pass event=None"
-            )
-        self._native.mark_ready(self._handle, tokens)
-
-    def rewind(self, tokens: int) -> None:
-        """Takes back the pages of the tokens from `tokens` on.
-
-        When this returns, whatever is still read from them is void: they may be given to others.
-        Pages that hold only such tokens are dropped; what is appended next continues there.
-        """
-        self._native.rewind(self._handle, tokens)
-        for pool, end in self._next_token.items():
-            size = self._engine._pools[pool].page_size
-            self._next_token[pool] = min(end, -(-tokens // size) * size)
-
-    def finish(self, *, windows: Sequence[WindowedPart] = (), rows: Sequence[Part] = ()) -> None:
-        """No more tokens will come; parts that are shipped only at the end are shipped now.
-
-        Args:
-            windows: (pool, page_ids, first_token): pages of a sliding window, null pages included.
-            rows: (pool, page_ids): rows of state or aux data.
-        """
-        parts = [(pool.name, _pages(ids), first) for pool, ids, first in windows]
-        parts += [(pool.name, _pages(ids), 0) for pool, ids in rows]
-        self._native.finish(self._handle, parts)
-
-    def abort(self, reason: str) -> None:
-        """Gives up; receivers get TransferAborted with this reason."""
-        self._native.abort(self._handle, reason)
-
-    def matched(self) -> list[tuple[str, int | None]]:
-        """Receivers so far: address, and the first token wanted (None: only released)."""
-        return self._native.matched(self._handle)
 
 
 class Engine:
@@ -300,8 +108,11 @@ class Engine:
                 first served.
             deadline: seconds without any progress, once it is finished, after which it fails with
                 TransferTimeout.
+
+        Raises:
+            ConfigError: the tag is not 1 to 256 bytes, or the deadline no number of seconds.
         """
-        return Send(self, self._native.send(tag, deadline))
+        return Send(self, self._native.send(as_tag(tag), as_seconds(deadline, "deadline")))
 
     def recv(
         self,
@@ -341,15 +152,15 @@ class Engine:
         addresses = [sender] if isinstance(sender, str) else list(sender)
         handle = self._native.recv(
             addresses,
-            tag,
-            [(part[0].name, _pages(part[1]), *(part[2:] or (0,))) for part in parts],
-            first_token,
-            tokens,
-            [(pool.name, _pages(ids), 0) for pool, ids in rows],
+            as_tag(tag),
+            [(self._own(part[0]), as_page_array(part[1]), *_first_token(part)) for part in parts],
+            as_count(first_token, "first_token"),
+            as_count(tokens, "tokens"),
+            [(self._own(pool), as_page_array(ids), 0) for pool, ids in rows],
             request,
             receiver_index,
             receiver_count,
-            deadline,
+            as_seconds(deadline, "deadline"),
         )
         return Recv(self, handle)
 
@@ -370,7 +181,12 @@ class Engine:
             lengths: uint64 bytes, shape (segments,).
             deadline: seconds until it fails with TransferTimeout.
         """
-        return Transfer(self, self._native.write(address, source, destination, lengths, deadline))
+        return Transfer(
+            self,
+            self._native.write(
+                address, source, destination, lengths, as_seconds(deadline, "deadline")
+            ),
+        )
 
     def read(
         self,
@@ -389,7 +205,12 @@ class Engine:
             lengths: uint64 bytes, shape (segments,).
             deadline: seconds until it fails with TransferTimeout.
         """
-        return Transfer(self, self._native.read(address, source, destination, lengths, deadline))
+        return Transfer(
+            self,
+            self._native.read(
+                address, source, destination, lengths, as_seconds(deadline, "deadline")
+            ),
+        )
 
     def poll(self) -> list[Completion]:
         """What has ended since the last call, oldest first. Never blocks.
@@ -402,7 +223,9 @@ class Engine:
         for handle in self._native.poll():
             transfer = self._transfers.get(handle.id)
             if transfer is not None:
-                completions.append(_completion(transfer, self._native.outcome(handle)))
+                outcome = self._native.outcome(handle)
+                assert outcome is not None
+                completions.append(Completion.of(transfer, outcome))
         return completions
 
     def peers(self) -> list[dict[str, Any]]:
@@ -426,28 +249,16 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _own(self, pool: Pool) -> str:
+        """The name of a pool, if it is one of this engine."""
+        if self._pools.get(pool.name) is not pool:
+            raise ConfigError(f"{pool!r} is not registered with this engine")
+        return pool.name
+
     def _write_log(self) -> None:
         for level, text in self._native.take_log():
             logger.log(level, "%s", text)
 
 
-def _pages(page_ids: PageIds) -> npt.NDArray[np.int32]:
-    if len(page_ids) == 0:
-        return _NO_PAGES
-    given = np.asarray(page_ids)
-    if given.dtype == np.int32:
-        return np.ascontiguousarray(given)
-    if given.dtype.kind not in "iu":
-        raise ConfigError(f"page ids must be whole numbers below 2**31, not {given.dtype}")
-    pages = given.astype(np.int32)
-    if not np.array_equal(pages, given):
-        wrong = given[pages != given][0]
-        raise ConfigError(f"page {wrong} is no page id: these are int32")
-    return pages
-
-
-def _completion(transfer: Transfer, outcome: _engine.Outcome | None) -> Completion:
-    assert outcome is not None
-    code, message, nbytes, spans, path, seconds = outcome
-    error = None if code == "ok" else exception_for(code)(message)
-    return Completion(transfer, error, nbytes, spans, path, seconds)
+def _first_token(part: Part | WindowedPart) -> tuple[int]:
+    return (as_count(part[2], "first_token"),) if len(part) == 3 else (0,)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from mooncake_connector.arguments import PageIds
 from mooncake_connector.errors import ConfigError
 
 KINDS = ("k", "v", "kv", "mla", "state", "aux")
@@ -239,6 +240,38 @@ def planes_from_array(
     ]
 
 
+class Pool:
+    """A pool registered with one engine. Made by `Engine.register_pool`."""
+
+    def __init__(self, spec: PoolSpec) -> None:
+        self.spec: Final = spec
+
+    @property
+    def name(self) -> str:
+        """By which pools of two engines pair."""
+        return self.spec.name
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a page."""
+        return self.spec.page_size
+
+    @property
+    def page_count(self) -> int:
+        """Page ids are 0 to page_count - 1."""
+        return self.spec.page_count
+
+    def __repr__(self) -> str:
+        return f"Pool({self.name!r}, {self.page_count} pages of {self.page_size} tokens)"
+
+
+Part = tuple[Pool, PageIds]
+"""A pool and pages of it."""
+
+WindowedPart = tuple[Pool, PageIds, int]
+"""A pool, pages of it, and the number of a token: what it says depends on the call."""
+
+
 def memory_of(memory: Any) -> tuple[int, int, int | None]:
     """Address, bytes and CUDA device (None: host) of contiguous memory.
 
@@ -249,6 +282,8 @@ def memory_of(memory: Any) -> tuple[int, int, int | None]:
         ConfigError: it is not contiguous, or not writable.
     """
     if isinstance(memory, tuple):
+        if len(memory) != len(("address", "nbytes", "device")):
+            raise ConfigError(f"{memory!r} is not (address, nbytes, device)")
         address, nbytes, device = memory
         return address, nbytes, device
     if not hasattr(memory, "data_ptr"):
@@ -283,4 +318,13 @@ def _check_axes(strided: _Strided, axes: str, kind: str) -> None:
             raise ConfigError(f"an S axis separates K and V, so kind must be 'kv', not {kind!r}")
 
 
-__all__ = ["KINDS", "Plane", "PoolSpec", "memory_of", "planes_from_array"]
+__all__ = [
+    "KINDS",
+    "Part",
+    "Plane",
+    "Pool",
+    "PoolSpec",
+    "WindowedPart",
+    "memory_of",
+    "planes_from_array",
+]

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
 
 from mooncake_connector.config import ConnectorConfig, EngineConfig
-from mooncake_connector.engine import Completion, Engine, Pool, Recv, Send, Transfer
+from mooncake_connector.engine import Engine
 from mooncake_connector.errors import MooncakeConnectorError, TransferTimeout
+from mooncake_connector.pools import Pool
+from mooncake_connector.transfers import Completion, Recv, Send, Transfer
 from mooncake_connector.vllm.identity import model_fingerprint
 from mooncake_connector.vllm.metadata import Load, Release, StepMetadata, WorkerAddress
 from mooncake_connector.vllm.pools import describe_groups

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from mooncake_connector import ConfigError, Engine, Pool, PoolSpec, planes_from_array
+from mooncake_connector import ConfigError, Engine, Pool, PoolSpec, Send, planes_from_array
 
 PAGES = 8
 MEMORY = np.zeros((PAGES, 64), np.uint8)
@@ -66,6 +68,89 @@ def test_what_is_no_page_id_is_refused(
     send = engine.send(b"tag")
     with pytest.raises(ConfigError, match=message):
         send.append(pool, page_ids)  # type: ignore[arg-type]
+
+
+class Wrong(NamedTuple):
+    """A call that cannot be meant, and what its refusal has to say."""
+
+    call: Callable[[Engine, Pool], object]
+    message: str
+
+
+WRONG = {
+    "text as tag": Wrong(lambda e, _: e.send("tag"), r"tag='tag' must be bytes.*b'tag'"),  # type: ignore[arg-type]
+    "text as a recv's tag": Wrong(
+        lambda e, p: e.recv(e.address, "tag", [(p, [0])], tokens=1),  # type: ignore[arg-type]
+        "must be bytes",
+    ),
+    "empty tag": Wrong(lambda e, _: e.send(b""), "1 to 256 bytes"),
+    "negative deadline": Wrong(lambda e, _: e.send(b"tag", -1), "deadline=-1"),
+    "no number as deadline": Wrong(lambda e, _: e.send(b"tag", math.nan), "deadline=nan"),
+    "negative deadline of a recv": Wrong(
+        lambda e, p: e.recv(e.address, b"tag", [(p, [0])], tokens=1, deadline=-1), "deadline=-1"
+    ),
+    "no number as timeout": Wrong(lambda e, _: e.send(b"tag").wait(math.nan), "timeout=nan"),
+    "fewer than no tokens": Wrong(lambda e, _: e.send(b"tag").mark_ready(-1), "tokens=-1"),
+    "a fraction of a token": Wrong(lambda e, _: e.send(b"tag").rewind(0.5), "tokens=0.5"),  # type: ignore[arg-type]
+    "too many tokens": Wrong(
+        lambda e, p: e.recv(e.address, b"tag", [(p, [0])], tokens=2**32), "tokens=4294967296"
+    ),
+    "negative first token": Wrong(
+        lambda e, p: e.send(b"tag").append(p, [0], -1), "first_token=-1"
+    ),
+    "a pair as memory": Wrong(lambda e, _: e.register_memory((0, 10)), "address, nbytes, device"),
+    "a sender named twice": Wrong(
+        lambda e, p: e.recv([e.address] * 2, b"tag", [(p, [0])], tokens=1), "named twice"
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_what_cannot_be_meant_is_refused(engine: Engine, pool: Pool, wrong: Wrong) -> None:
+    with pytest.raises(ConfigError, match=wrong.message):
+        wrong.call(engine, pool)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda send, pool: send.append(pool, [1]),
+        lambda send, _: send.mark_ready(1),
+        lambda send, _: send.rewind(0),
+        lambda send, _: send.finish(),
+    ],
+    ids=["append", "mark_ready", "rewind", "finish"],
+)
+def test_a_finished_send_does_not_grow(
+    engine: Engine, pool: Pool, call: Callable[[Send, Pool], None]
+) -> None:
+    send = engine.send(b"tag")
+    send.finish()
+    with pytest.raises(ConfigError, match="is finished"):
+        call(send, pool)
+    send.abort("that, always")
+
+
+def test_a_pool_of_another_engine_is_refused(engine: Engine, pool: Pool) -> None:
+    with Engine() as other:
+        twin = other.register_pool(pool.spec)
+        for call in (
+            lambda: engine.send(b"tag").append(twin, [0]),
+            lambda: engine.send(b"tag").finish(windows=[(twin, [0], 0)]),
+            lambda: engine.send(b"tag").finish(rows=[(twin, [0])]),
+            lambda: engine.recv(other.address, b"tag", [(twin, [0])], tokens=1),
+            lambda: engine.recv(other.address, b"tag", [], tokens=0, rows=[(twin, [0])]),
+        ):
+            with pytest.raises(ConfigError, match="not registered with this engine"):
+                call()
+
+
+def test_a_page_cannot_be_granted_twice(engine: Engine, pool: Pool) -> None:
+    with Engine() as other:
+        recv = engine.recv(other.address, b"tag", [(pool, [3, 5, 3])], tokens=3)
+        error = recv.wait(30).error
+    assert isinstance(error, ConfigError)
+    assert "page 3 of pool \"kv\" twice" in str(error)
 
 
 WAITS = """

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from mooncake_connector.config import ConnectorConfig
-from mooncake_connector.engine import Completion
 from mooncake_connector.errors import (
     MooncakeConnectorError,
     PeerLost,
     TransferAborted,
     TransferTimeout,
 )
+from mooncake_connector.transfers import Completion
 from mooncake_connector.vllm import worker as module
 from mooncake_connector.vllm.metadata import Load, Opening, Part, Release, StepMetadata
 from mooncake_connector.vllm.worker import ConnectorWorker
