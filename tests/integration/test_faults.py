@@ -7,6 +7,7 @@ and reports what it measured.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Iterable
@@ -42,6 +43,11 @@ def _with(report: Report, role: str, name: str = "victim") -> Tally:
     return (report.fetched if role == "sender" else report.sent).get(name, Tally())
 
 
+def _until_good(survivor: Site, role: str, since: float, count: int = 5) -> None:
+    """Waits until so many transfers with the victim have ended well on every path."""
+    survivor.until(lambda report: len(_with(report, role).good_after(since)) >= count)
+
+
 def _lost_after(reports: Iterable[Report], role: str, moment: float) -> float:
     """When the last transfer that ran at a moment was given up because the peer is gone."""
     failures = [failure for report in reports for failure in _with(report, role).failed]
@@ -59,7 +65,7 @@ def _nobody_else_noticed(survivor: Site, bystander: Site, since: float) -> float
             assert not tally.failed, (way, tally.failed[0])
             good = tally.good_after(since - 1)
             assert good[-1] > since, f"{other} got nothing done over {way}"
-            longest = max(longest, *(b - a for a, b in zip(good, good[1:], strict=False)))
+            longest = max(longest, *(b - a for a, b in itertools.pairwise(good)))
     return longest
 
 
@@ -91,7 +97,7 @@ def test_killed_and_started_again(role: str, sites: Sites, figure: Figure) -> No
     declared, back, resident, descriptors, pauses = [], [], [], [], []
     started = 0.0
     for turn in range(4):
-        survivor.until(lambda report: len(_with(report, role).good_after(started)) >= 20)
+        _until_good(survivor, role, started, 20)
         report = survivor.reports()["tcp"]
         resident.append(report.resident)
         descriptors.append(
@@ -101,7 +107,7 @@ def test_killed_and_started_again(role: str, sites: Sites, figure: Figure) -> No
         killed = victim.kill()
         started = victim.start()
         _connect(survivor, victim, role)
-        survivor.until(lambda report: len(_with(report, role).good_after(started)) >= 5)
+        _until_good(survivor, role, started)
         reports = survivor.reports()
         declared.append(_lost_after(reports.values(), role, killed))
         back += [
@@ -126,11 +132,11 @@ def test_killed_and_started_again(role: str, sites: Sites, figure: Figure) -> No
 @pytest.mark.parametrize("role", ROLES)
 def test_frozen_for_five_seconds_and_then_for_ever(role: str, sites: Sites, figure: Figure) -> None:
     survivor, victim, bystander = _three(sites, role)
-    survivor.until(lambda report: len(_with(report, role).good) >= 20)
+    _until_good(survivor, role, 0.0, 20)
     frozen = victim.freeze()
     time.sleep(5)
     thawed = victim.thaw()
-    survivor.until(lambda report: len(_with(report, role).good_after(thawed)) >= 5)
+    _until_good(survivor, role, thawed)
     reports = survivor.reports()
     declared = [_lost_after(reports.values(), role, frozen)]
     back = [_with(report, role).good_after(thawed)[0] - thawed for report in reports.values()]

@@ -23,7 +23,7 @@ PATIENCE = 120.0  # seconds for an answer; the calls themselves have shorter lim
 
 
 class NodeProcess:
-    """A process that makes nodes and other objects on request. Calls run one at a time, in order."""
+    """A process that makes nodes and other objects. Calls run one at a time, in order."""
 
     def __init__(self, *wrapper: str) -> None:
         """`wrapper` is a command that runs the interpreter, as ``setpriv`` does."""

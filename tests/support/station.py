@@ -5,8 +5,8 @@ A station serves orders, as a prefill server serves its router, and fetches what
 others, as a decode server does, all the time and in a thread of its own. Faults are done to its
 process meanwhile; afterwards its report says what became of each transfer.
 
-Pages that are handed back are wiped or written over at once. So a byte that somebody still writes to
-them, or still reads from them, shows: in a page that was not touched since, or in a transfer that
+Pages that are handed back are wiped or written over at once. So it shows if somebody still writes
+to them or still reads from them: in a page that nobody had reason to touch, or in a transfer that
 should have been good.
 """
 
