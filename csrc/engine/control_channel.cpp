@@ -88,6 +88,17 @@ void ControlChannel::close() {
     }
 }
 
+void ControlChannel::hear_out() {
+    const auto self = shared_from_this();
+    for (const int socket : {old_socket_.get(), socket_.get()}) {
+        for (bool more = socket >= 0; more && socket_;) {
+            if (socket == socket_.get() && waits_for_old()) return;
+            const auto received = receive(socket);
+            more = received && *received;
+        }
+    }
+}
+
 void ControlChannel::on_events(int socket, std::uint32_t events) {
     const auto self = shared_from_this();  // a handler may drop the last other reference
     if ((events & EPOLLOUT) != 0) flush();

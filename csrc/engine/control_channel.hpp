@@ -34,7 +34,8 @@ class ControlChannel : public std::enable_shared_from_this<ControlChannel> {
     void send(const Message& message);
     // Both sides do, with the two ends of one connection.
     Status move_to(FileDescriptor socket);
-    void close();  // sends what the kernel takes at once, then closes; idempotent
+    void hear_out();  // hands on what has arrived; the end of the connection is not a failure here
+    void close();     // sends what the kernel takes at once, then closes; idempotent
 
   private:
     void on_events(int socket, std::uint32_t events);

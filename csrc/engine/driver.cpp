@@ -131,7 +131,7 @@ Driver::Peer& Driver::make_peer(SessionId id, const std::string& address) {
     peer.links =
         std::make_unique<Links>(Links::Context{options_, control_, io_, copy_, log_}, peer.sinks,
                                 [this, id](const Status& reason) {
-                                    control_.post([this, id, reason] { session_lost(id, reason); });
+                                    control_.post([this, id, reason] { path_broke(id, reason); });
                                 });
     return peer;
 }
@@ -291,6 +291,12 @@ void Driver::log_path(Peer& peer) {
     for (const std::string& note : peer.notes) line += "; " + note;
     // Same-host traffic over TCP is never silent.
     log_.write(fell_back ? LogLevel::warning : LogLevel::info, line);
+}
+
+void Driver::path_broke(SessionId id, const Status& reason) {
+    // A peer that closes says why, and then closes its paths: its word is the better reason.
+    if (const Peer* peer = find(id); peer != nullptr && peer->channel) peer->channel->hear_out();
+    session_lost(id, reason);
 }
 
 void Driver::session_lost(SessionId id, const Status& reason) {

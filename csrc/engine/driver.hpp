@@ -109,6 +109,7 @@ class Driver final : public Actions {
     void linked(SessionId id, LinkOffer offer);
     Status add_same_host(Peer& peer, SameHostLink link);
     void links_changed(Peer& peer);
+    void path_broke(SessionId id, const Status& reason);
     void session_lost(SessionId id, const Status& reason);
     void log_path(Peer& peer);
     void tick();

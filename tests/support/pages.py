@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,8 @@ class Shape:
         return len(self.layers) * halves * len(self.heads) * self.elements * self.storage.itemsize
 
 
+_Index = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
 Span = tuple[bytes, Sequence[int], int, range]
 """Tag, pages, number of the first page's first token, and which tokens count."""
 
@@ -133,36 +136,65 @@ class Pages:
 
     def _planes(
         self, memory: npt.NDArray[np.unsignedinteger]
-    ) -> list[tuple[int, str, npt.NDArray[np.unsignedinteger]]]:
-        """Layer, kind and view (pages, tokens, heads, elements) of each plane."""
+    ) -> list[npt.NDArray[np.unsignedinteger]]:
+        """View (pages, tokens, heads, elements) of each plane, by layer and then kind."""
         axes, missing = self.shape.axes, [a for a in "LSBNHC" if a not in self.shape.axes]
         full = memory[(..., *[None] * len(missing))]
         full = full.transpose([(axes + "".join(missing)).index(axis) for axis in "LSBNHC"])
-        kinds = _HALVES.get(self.shape.kind, (self.shape.kind,))
         planes = []
-        for index, layer in enumerate(self.shape.layers):
-            for half, kind in enumerate(kinds):
+        for index in range(len(self.shape.layers)):
+            for half in range(len(_HALVES.get(self.shape.kind, (self.shape.kind,)))):
                 if "S" in axes:
-                    view = full[index, half]
+                    planes.append(full[index, half])
                 else:
                     first = half * self.shape.elements
-                    view = full[index, 0, ..., first : first + self.shape.elements]
-                planes.append((layer, kind, view))
+                    planes.append(full[index, 0, ..., first : first + self.shape.elements])
         return planes
 
-    def _put(self, memory: npt.NDArray[np.unsignedinteger], span: Span) -> None:
+    def _elements(self, span: Span) -> Iterator[tuple[int, _Index, npt.NDArray[np.uint64]]]:
+        """Of each plane: its place in `_planes`, where a span's tokens lie, what they hold."""
         tag, pages, first_token, wanted = span
         size = self.shape.page_size
         ids = np.asarray(pages, np.int64)
         tokens = first_token + np.arange(len(ids) * size)
         chosen = (tokens >= wanted.start) & (tokens < wanted.stop)
         chosen &= np.repeat(ids != self.shape.null_page, size)
-        at_page, in_page = np.repeat(ids, size)[chosen], np.tile(np.arange(size), len(ids))[chosen]
-        for layer, kind, view in self._planes(memory):
-            values = pattern(
-                tag, (layer, kind), tokens[chosen], self.shape.heads, self.shape.elements
-            )
-            view[at_page, in_page] = values.astype(memory.dtype)
+        at = np.repeat(ids, size)[chosen], np.tile(np.arange(size), len(ids))[chosen]
+        kinds = _HALVES.get(self.shape.kind, (self.shape.kind,))
+        for number, plane in enumerate(itertools.product(self.shape.layers, kinds)):
+            heads, elements = self.shape.heads, self.shape.elements
+            yield number, at, pattern(tag, plane, tokens[chosen], heads, elements)
+
+    def _put(self, memory: npt.NDArray[np.unsignedinteger], span: Span) -> None:
+        views = self._planes(memory)
+        for number, at, values in self._elements(span):
+            views[number][at] = values.astype(memory.dtype)
+
+    def wrong(self, span: Span) -> int:
+        """How many elements of a span are not what its transfer should have brought."""
+        views = self._planes(self.memory)
+        return sum(
+            int(np.count_nonzero(views[number][at] != values.astype(self.memory.dtype)))
+            for number, at, values in self._elements(span)
+        )
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """Makes every byte of some pages `BACKGROUND`."""
+        for view in self._planes(self.memory):
+            view[np.asarray(pages, np.int64)] = self._background
+
+    def touched(self, pages: Sequence[int]) -> list[int]:
+        """Which of these pages, wiped before, somebody has written to."""
+        ids = np.asarray(pages, np.int64)
+        clean = np.ones(len(ids), bool)
+        for view in self._planes(self.memory):
+            clean &= (view[ids] == self._background).all(axis=(1, 2, 3))
+        return [int(page) for page in ids[~clean]]
+
+    @property
+    def _background(self) -> np.unsignedinteger:
+        dtype = self.memory.dtype
+        return np.full(dtype.itemsize, BACKGROUND, np.uint8).view(dtype)[0]
 
     def fill(
         self, tag: bytes, pages: Sequence[int], first_token: int = 0, until: int | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes in another process: the same calls, carried over a pipe."""
+"""Nodes, or other objects, in another process: the same calls, carried over a pipe."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from support.node import Node
 
 TESTS = Path(__file__).resolve().parent.parent
 PATIENCE = 120.0  # seconds for an answer; the calls themselves have shorter limits
 
 
 class NodeProcess:
-    """A process that makes nodes on request. Calls run one at a time, in order."""
+    """A process that makes nodes and other objects. Calls run one at a time, in order."""
 
     def __init__(self, *wrapper: str) -> None:
         """`wrapper` is a command that runs the interpreter, as ``setpriv`` does."""
@@ -43,16 +46,20 @@ class NodeProcess:
 
     def node(self, **config: Any) -> Any:
         """Makes a `Node` there and returns what behaves like it here."""
-        return _Remote(self, self.call(None, "", **config))
+        return self.make(Node, **config)
+
+    def make(self, kind: type, **options: Any) -> Any:
+        """Makes an object there and returns what behaves like it here; ends with `close`."""
+        return _Remote(self, self.call(None, _Make(kind), **options))
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function of an importable module there."""
         return self.call(None, function, *arguments)
 
-    def call(self, node: int | None, what: Any, *arguments: Any, **named: Any) -> Any:
-        """One call; raises what it raised there."""
+    def call(self, made: int | None, what: Any, *arguments: Any, **named: Any) -> Any:
+        """One call, of an object made there or of a function; raises what it raised there."""
         self._calls += 1
-        self._pipe.send((self._calls, node, what, arguments, named))
+        self._pipe.send((self._calls, made, what, arguments, named))
         number = 0
         while number != self._calls:  # a call that was interrupted may have left its answer
             if not self._pipe.poll(PATIENCE):
@@ -93,16 +100,23 @@ class NodeProcess:
         self.close()
 
 
-class _Remote:
-    """A node of another process."""
+@dataclass(frozen=True)
+class _Make:
+    """The call that makes an object."""
 
-    def __init__(self, process: NodeProcess, node: int) -> None:
+    kind: type
+
+
+class _Remote:
+    """An object of another process."""
+
+    def __init__(self, process: NodeProcess, number: int) -> None:
         self._process = process
-        self._node = node
+        self._number = number
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            return self._process.call(self._node, method, *arguments, **named)
+            return self._process.call(self._number, method, *arguments, **named)
 
         return call
 
@@ -114,26 +128,24 @@ def hold_the_gil(seconds: int) -> None:
 
 def serve(descriptor: int) -> None:
     """What a `NodeProcess` runs: answers calls until the pipe closes."""
-    from support.node import Node
-
     pipe = Connection(descriptor)
-    nodes: list[Node] = []
+    objects: list[Any] = []
     while True:
         try:
-            number, node, what, arguments, named = pipe.recv()
+            number, made, what, arguments, named = pipe.recv()
         except EOFError:
             break
         try:
-            if callable(what):
+            if isinstance(what, _Make):
+                objects.append(what.kind(**named))
+                result = len(objects) - 1
+            elif made is None:
                 result = what(*arguments, **named)
-            elif node is None:
-                nodes.append(Node(**named))
-                result = len(nodes) - 1
             else:
-                result = getattr(nodes[node], what)(*arguments, **named)
+                result = getattr(objects[made], what)(*arguments, **named)
             pipe.send((number, True, result))
         except Exception as error:
             error.add_note("".join(traceback.format_exception(error)))
             pipe.send((number, False, error))
-    for each in nodes:
+    for each in objects:
         each.close()

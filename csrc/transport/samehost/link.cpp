@@ -57,11 +57,15 @@ Status refusal(Verdict verdict) {
 
 }  // namespace
 
-std::string boot_id() {
-    std::ifstream file("/proc/sys/kernel/random/boot_id");
-    std::string text;
-    std::getline(file, text);
-    return text;
+const std::string& boot_id() {
+    // Read once: without a free descriptor it could not be, and this host would seem another one.
+    static const std::string id = [] {
+        std::ifstream file("/proc/sys/kernel/random/boot_id");
+        std::string text;
+        std::getline(file, text);
+        return text;
+    }();
+    return id;
 }
 
 Result<SameHostLink> connect_same_host(const std::string& name, const Token& token,

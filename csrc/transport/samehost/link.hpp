@@ -28,7 +28,7 @@ struct SameHostLink {
 };
 
 // The kernel's boot id: equal for all processes of one host, containers included; "" if unreadable.
-std::string boot_id();
+const std::string& boot_id();
 
 // Connects to the Unix socket that SameHostServer::name() named, proves knowledge of the session's
 // token, and shares new rings of `ring_bytes` each. Blocks, at most until `deadline`. The status

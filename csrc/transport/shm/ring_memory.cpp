@@ -30,10 +30,14 @@ Result<std::unique_ptr<RingMemory>> RingMemory::create(std::size_t capacity) {
     FileDescriptor memory(
         ::memfd_create("mooncake_connector ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!memory) return errno_status("cannot make shared memory", errno);
-    if (::ftruncate(memory.get(), static_cast<off_t>(file_bytes(capacity))) != 0 ||
-        ::fcntl(memory.get(), F_ADD_SEALS, kSeals) != 0) {
-        return errno_status("cannot size and seal shared memory", errno);
+    // All of it now: where memory for a page is refused later, touching the page is a SIGBUS.
+    const auto bytes = static_cast<off_t>(file_bytes(capacity));
+    if (const int error = ::posix_fallocate(memory.get(), 0, bytes); error != 0) {
+        return errno_status("cannot get " + std::to_string(bytes) + " bytes of shared memory",
+                            error);
     }
+    if (::fcntl(memory.get(), F_ADD_SEALS, kSeals) != 0)
+        return errno_status("cannot seal shared memory", errno);
     std::unique_ptr<RingMemory> rings(new RingMemory(std::move(memory), true));
     MC_RETURN_IF_ERROR(rings->map(capacity));
     return rings;
