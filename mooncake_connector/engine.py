@@ -233,7 +233,11 @@ class Engine:
         return self._native.peers()
 
     def stats(self) -> dict[str, int]:
-        """How many sends, recvs, grants and parked requests are open."""
+        """How many sends, recvs, grants and parked requests are open.
+
+        ``same_host_over_tcp`` counts sessions so far: with peers on this host to which no better
+        path could be found.
+        """
         return self._native.stats()
 
     def close(self) -> None:

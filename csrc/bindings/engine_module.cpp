@@ -242,7 +242,8 @@ py::dict stats(Engine& engine) {
     const Engine::Stats now_open = take(std::move(counted));
     return py::dict("open_sends"_a = now_open.sends, "open_recvs"_a = now_open.recvs,
                     "open_grants_out"_a = now_open.grants_out,
-                    "open_grants_in"_a = now_open.grants_in, "parked_recvs"_a = now_open.parked);
+                    "open_grants_in"_a = now_open.grants_in, "parked_recvs"_a = now_open.parked,
+                    "same_host_over_tcp"_a = now_open.same_host_over_tcp);
 }
 
 }  // namespace

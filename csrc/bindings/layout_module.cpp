@@ -99,7 +99,7 @@ Pool to_pool(nb::handle object) {
 
 void require_host(const Pool& pool) {
     if (pool.memory.type == MemoryKind::Type::host) return;
-    raise({Code::unsupported, "pool '" + pool.name + "' lies on CUDA device " +
+    raise({Code::unsupported, "pool \"" + pool.name + "\" lies on CUDA device " +
                                   std::to_string(pool.memory.device) +
                                   "; this function reads and writes host memory only"});
 }

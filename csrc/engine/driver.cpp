@@ -6,6 +6,8 @@
 #include <future>
 #include <utility>
 
+#include "transport/numa.hpp"
+
 namespace mc {
 
 namespace {
@@ -44,9 +46,7 @@ Status Driver::start() {
             accepted(std::move(socket), preamble);
         },
         [this](Instant when) { wake_at(when); });
-    MC_RETURN_IF_ERROR(
-        acceptor_->listen({options_.host, options_.port})
-            .with_context("cannot listen on " + HostPort{options_.host, options_.port}.text()));
+    MC_RETURN_IF_ERROR(acceptor_->listen({options_.host, options_.port}));
     HostPort announced = acceptor_->address();
     if (!options_.advertise.empty()) announced.host = options_.advertise;
     address_ = announced.text();
@@ -73,7 +73,7 @@ Status Driver::start() {
         if (server) {
             same_host_server_ = std::move(*server);
             self.same_host_name = same_host_server_->name();
-        } else if (options_.strict) {
+        } else if (options_.strict || !options_.ipc_dir.empty()) {
             return server.status().with_context("no same-host paths");
         } else {
             log_.write(LogLevel::warning, "no same-host paths: " + server.status().message());
@@ -242,13 +242,22 @@ void Driver::link(const Session& session) {
     peer.links->restrict_to(session.peer.paths);
     tokens_[session.link_token] = {session.id, kLinksPerSession};
     if (!session.outgoing) return;  // who connects makes the links too
-    LinkTarget target{session.address, session.peer.boot_id, session.peer.same_host_name,
-                      session.peer.link_token, session.peer.paths};
+    LinkTarget target{session.address,         session.peer.boot_id, session.peer.same_host_name,
+                      session.peer.link_token, session.peer.paths,   node_of_pools()};
     background_.run([this, id = session.id, target = std::move(target)] {
         auto offer =
             std::make_shared<LinkOffer>(connect_links(options_, target, now() + kLinkTimeout));
         control_.post([this, id, offer] { linked(id, std::move(*offer)); });
     });
+}
+
+// Where most of what the rings carry lies, at this end. A worker's pools lie on one node.
+std::optional<unsigned> Driver::node_of_pools() const {
+    for (const Pool& pool : exchange_->sessions().self().pools) {
+        if (pool.memory.type == MemoryKind::Type::host && !pool.planes.empty())
+            return numa_node_of(reinterpret_cast<const void*>(pool.planes.front().base));
+    }
+    return std::nullopt;
 }
 
 void Driver::linked(SessionId id, LinkOffer offer) {
@@ -290,6 +299,7 @@ void Driver::log_path(Peer& peer) {
                     [](const std::string& note) { return note.starts_with("no same-host"); });
     for (const std::string& note : peer.notes) line += "; " + note;
     // Same-host traffic over TCP is never silent.
+    if (fell_back) ++same_host_over_tcp_;
     log_.write(fell_back ? LogLevel::warning : LogLevel::info, line);
 }
 

@@ -54,6 +54,7 @@ class Driver final : public Actions {
 
     void add_transfer(std::shared_ptr<Transfer> added);
     std::vector<PeerInfo> peers();
+    [[nodiscard]] std::uint64_t same_host_over_tcp() const { return same_host_over_tcp_; }
 
     // Actions.
     Instant time() override { return now(); }
@@ -106,6 +107,7 @@ class Driver final : public Actions {
     void attach_channel(SessionId id, FileDescriptor socket);
     void accepted(FileDescriptor socket, const Preamble& preamble);
     void accepted_same_host(const Token& token, SameHostLink link);
+    [[nodiscard]] std::optional<unsigned> node_of_pools() const;
     void linked(SessionId id, LinkOffer offer);
     Status add_same_host(Peer& peer, SameHostLink link);
     void links_changed(Peer& peer);
@@ -150,6 +152,7 @@ class Driver final : public Actions {
     };
     std::unordered_map<GrantId, OpenSink> sinks_;
     std::optional<Instant> wake_;
+    std::uint64_t same_host_over_tcp_ = 0;  // sessions that were logged as such
     bool stopped_ = false;
 };
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <future>
 #include <random>
+#include <set>
 #include <utility>
 
 namespace mc {
@@ -221,8 +222,11 @@ Status Engine::check_recv(const RecvOptions& options) const {
     }
     if (options.senders.empty())
         return {Code::invalid_argument, "a recv needs the address of a sender"};
+    std::set<std::string> senders;
     for (const std::string& sender : options.senders) {
         if (const auto address = parse_host_port(sender); !address) return address.status();
+        if (!senders.insert(sender).second)
+            return {Code::invalid_argument, "the sender " + sender + " is named twice"};
     }
     if (options.receiver_index >= options.receiver_count) {
         return {Code::invalid_argument, "receiver_index must be less than receiver_count"};
@@ -352,9 +356,9 @@ Result<std::vector<PeerInfo>> Engine::peers() {
 Result<Engine::Stats> Engine::stats() {
     return ask<Stats>([this] {
         Exchange& exchange = driver_->exchange();
-        return Stats{exchange.senders().size(), exchange.receivers().size(),
+        return Stats{exchange.senders().size(),   exchange.receivers().size(),
                      exchange.senders().grants(), exchange.receivers().grants(),
-                     exchange.senders().parked()};
+                     exchange.senders().parked(), driver_->same_host_over_tcp()};
     });
 }
 

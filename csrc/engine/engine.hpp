@@ -85,6 +85,7 @@ class Engine {
     Result<std::vector<PeerInfo>> peers();
     struct Stats {
         std::uint64_t sends = 0, recvs = 0, grants_out = 0, grants_in = 0, parked = 0;
+        std::uint64_t same_host_over_tcp = 0;  // sessions so far
     };
     Result<Stats> stats();
     std::vector<LogLine> take_log() { return log_.take(); }

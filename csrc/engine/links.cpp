@@ -96,7 +96,7 @@ LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, 
                             : Status();
         for (int i = 0; i < 2 && failed; ++i) {
             auto link = connect_same_host(target.same_host_name, target.token, options.ring_bytes,
-                                          deadline);
+                                          deadline, target.node);
             if (link) {
                 offer.same_host.push_back(std::move(*link));
             } else if (offer.same_host.empty()) {

@@ -77,7 +77,8 @@ struct LinkTarget {
     std::string boot_id;
     std::string same_host_name;
     Token token;
-    std::uint8_t paths = 0xff;  // that the peer allows
+    std::uint8_t paths = 0xff;       // that the peer allows
+    std::optional<unsigned> node{};  // NUMA node for what is shared with the peer
 };
 LinkOffer connect_links(const EngineOptions& options, const LinkTarget& target, Instant deadline);
 

@@ -134,7 +134,7 @@ Status check_compatible(const Pool& source, const Pool& destination) {
 
 Status validate(const Match& match, const Pool& pool, Side side) {
     const auto refuse = [&](const std::string& what) {
-        return Status(Code::layout_mismatch, "match for pool '" + pool.name + "': " + what);
+        return Status(Code::layout_mismatch, "match for pool \"" + pool.name + "\": " + what);
     };
     MC_RETURN_IF_ERROR(validate(match.order));
     if (pool.page_size % match.order.block_tokens != 0) {

@@ -47,7 +47,7 @@ std::vector<Counterpart> counterparts(const PlaneIndex& pool, std::uint32_t laye
 }
 
 Status mismatch(const Pool& pool, const std::string& what) {
-    return {Code::layout_mismatch, "pool '" + pool.name + "': " + what};
+    return {Code::layout_mismatch, "pool \"" + pool.name + "\": " + what};
 }
 
 Status check_elements(const Plane& source, Half source_half, const Pool& destination_pool,

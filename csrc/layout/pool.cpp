@@ -12,7 +12,7 @@ namespace {
 constexpr std::array<std::string_view, 6> kKindNames{"k", "v", "kv", "mla", "state", "aux"};
 
 Status invalid(const Pool& pool, const std::string& what) {
-    return {Code::invalid_argument, "pool '" + pool.name + "': " + what};
+    return {Code::invalid_argument, "pool \"" + pool.name + "\": " + what};
 }
 
 // Number of bytes from the plane's first to behind its last one, or why there is no such number.

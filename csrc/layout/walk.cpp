@@ -149,7 +149,7 @@ Result<std::shared_ptr<const Walk>> Walk::make(const Pool& pool, const Match& ma
     MC_RETURN_IF_ERROR(mc::validate(match, pool, side));
     if (match.pairs.empty()) {
         return Status(Code::invalid_argument,
-                      "pool '" + pool.name + "': no plane takes part in this match");
+                      "pool \"" + pool.name + "\": no plane takes part in this match");
     }
     std::vector<View> views;
     views.reserve(match.pairs.size());

@@ -11,6 +11,24 @@ namespace mc {
 
 namespace {
 
+// Two tokens that want to lie in one page would overwrite each other.
+Status check_pages(const RecvRequest& request) {
+    std::unordered_map<std::string, std::vector<bool>> granted;
+    for (const RecvPages& part : request.parts) {
+        std::vector<bool>& seen = granted[part.pool];
+        seen.resize(part.pages->page_count());
+        for (const std::int32_t page : part.pages->pages()) {
+            if (part.pages->is_null(page)) continue;
+            if (seen[static_cast<std::size_t>(page)]) {
+                return {Code::invalid_argument, "the recv names page " + std::to_string(page) +
+                                                    " of pool \"" + part.pool + "\" twice"};
+            }
+            seen[static_cast<std::size_t>(page)] = true;
+        }
+    }
+    return {};
+}
+
 // A peer refuses longer lists, and its session with them: better that one recv fails here.
 Status check_limits(const RecvRequest& request) {
     std::size_t ranges = 0;
@@ -38,7 +56,9 @@ void Receivers::open(RecvRequest request) {
         sessions_.set_busy(session, true);
         recv.senders.push_back({address, session.id, false});
     }
-    if (const Status checked = check_limits(recv.request); !checked) {
+    Status checked = check_limits(recv.request);
+    if (checked) checked = check_pages(recv.request);
+    if (!checked) {
         fail(id, checked);
     } else {
         start_if_ready(id);
@@ -144,7 +164,7 @@ Result<const std::vector<Receivers::CachedPlan>*> Receivers::plans_for(const Rec
         sources.push_back(pool);
     }
     auto matches = match_pools(sources, *own, recv.request.receiver_index);
-    if (!matches) return matches.status().with_context("pool \"" + name + "\"");
+    if (!matches) return matches.status();
     std::vector<CachedPlan> plans;
     for (std::size_t i = 0; i < sources.size(); ++i) {
         auto plan = announce_plan(recv.senders[i].session, *own, *sources[i], (*matches)[i]);

@@ -7,13 +7,25 @@ import math
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from mooncake_connector import ConfigError, Engine, Pool, PoolSpec, Send, planes_from_array
+from mooncake_connector import (
+    ConfigError,
+    Engine,
+    EngineConfig,
+    LayoutMismatch,
+    MooncakeConnectorError,
+    Pool,
+    PoolSpec,
+    Send,
+    planes_from_array,
+)
 
 PAGES = 8
 MEMORY = np.zeros((PAGES, 64), np.uint8)
@@ -95,9 +107,7 @@ WRONG = {
     "too many tokens": Wrong(
         lambda e, p: e.recv(e.address, b"tag", [(p, [0])], tokens=2**32), "tokens=4294967296"
     ),
-    "negative first token": Wrong(
-        lambda e, p: e.send(b"tag").append(p, [0], -1), "first_token=-1"
-    ),
+    "negative first token": Wrong(lambda e, p: e.send(b"tag").append(p, [0], -1), "first_token=-1"),
     "a pair as memory": Wrong(lambda e, _: e.register_memory((0, 10)), "address, nbytes, device"),
     "a sender named twice": Wrong(
         lambda e, p: e.recv([e.address] * 2, b"tag", [(p, [0])], tokens=1), "named twice"
@@ -150,7 +160,57 @@ def test_a_page_cannot_be_granted_twice(engine: Engine, pool: Pool) -> None:
         recv = engine.recv(other.address, b"tag", [(pool, [3, 5, 3])], tokens=3)
         error = recv.wait(30).error
     assert isinstance(error, ConfigError)
-    assert "page 3 of pool \"kv\" twice" in str(error)
+    assert 'page 3 of pool "kv" twice' in str(error)
+
+
+def test_a_port_in_use_is_named_once(engine: Engine) -> None:
+    port = int(engine.address.rpartition(":")[2])
+    with pytest.raises(MooncakeConnectorError) as raised:
+        Engine(EngineConfig(port=port))
+    assert str(raised.value).count(engine.address) == 1
+    assert "choose another port" in str(raised.value)
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """Shorter than pytest's folders: a Unix socket's name has 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="mc-") as folder:
+        yield Path(folder)
+
+
+def test_a_folder_for_sockets_that_others_may_enter_is_refused(socket_folder: Path) -> None:
+    socket_folder.chmod(0o755)
+    with pytest.raises(ConfigError, match="chmod 700"):
+        Engine(EngineConfig(ipc_dir=str(socket_folder)))
+    socket_folder.chmod(0o700)
+    Engine(EngineConfig(ipc_dir=str(socket_folder))).close()
+
+
+def test_traffic_that_cannot_bypass_the_network_is_counted(
+    engine: Engine, socket_folder: Path
+) -> None:
+    with Engine(EngineConfig(ipc_dir=str(socket_folder))) as other:
+        next(socket_folder.iterdir()).unlink()  # as if in a container that does not share it
+        assert engine.stats()["same_host_over_tcp"] == 0
+        for _ in range(2):
+            send = other.send(b"tag")
+            send.finish()
+            assert engine.recv(other.address, b"tag", [], tokens=0).wait(30).ok
+        assert engine.stats()["same_host_over_tcp"] == 1
+
+
+def test_pools_that_differ_are_named_with_the_difference(engine: Engine, pool: Pool) -> None:
+    with Engine() as other:
+        planes = planes_from_array(MEMORY.view(np.int16), "BC", kind="mla")
+        other.register_pool(PoolSpec("kv", page_size=1, page_count=PAGES, planes=planes))
+        send = other.send(b"tag")
+        send.finish()
+        error = engine.recv(other.address, b"tag", [(pool, [0])], tokens=1).wait(30).error
+        assert isinstance(error, LayoutMismatch)
+        assert str(error).count('pool "kv"') == 1
+        assert "dtype int16" in str(error)
+        assert "uint8" in str(error)
+        assert send.wait(30).ok, "nobody will come for its pages"
 
 
 WAITS = """

@@ -69,10 +69,11 @@ const std::string& boot_id() {
 }
 
 Result<SameHostLink> connect_same_host(const std::string& name, const Token& token,
-                                       std::size_t ring_bytes, Instant deadline) {
+                                       std::size_t ring_bytes, Instant deadline,
+                                       std::optional<unsigned> node) {
     Result<FileDescriptor> socket = connect_socket(name, deadline);
     if (!socket) return socket.status();
-    Result<std::unique_ptr<RingMemory>> rings = RingMemory::create(ring_bytes);
+    Result<std::unique_ptr<RingMemory>> rings = RingMemory::create(ring_bytes, node);
     if (!rings) return rings.status();
 
     SameHostLink link;

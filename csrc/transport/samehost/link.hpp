@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/clock.hpp"
@@ -31,9 +32,10 @@ struct SameHostLink {
 const std::string& boot_id();
 
 // Connects to the Unix socket that SameHostServer::name() named, proves knowledge of the session's
-// token, and shares new rings of `ring_bytes` each. Blocks, at most until `deadline`. The status
-// says which step failed; the caller then takes another path.
+// token, and shares new rings of `ring_bytes` each, on the NUMA node `node`. Blocks, at most until
+// `deadline`. The status says which step failed; the caller then takes another path.
 Result<SameHostLink> connect_same_host(const std::string& name, const Token& token,
-                                       std::size_t ring_bytes, Instant deadline);
+                                       std::size_t ring_bytes, Instant deadline,
+                                       std::optional<unsigned> node = {});
 
 }  // namespace mc

@@ -4,12 +4,15 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <string>
 #include <utility>
+
+#include "transport/numa.hpp"
 
 namespace mc {
 namespace {
@@ -25,21 +28,28 @@ std::size_t file_bytes(std::size_t capacity) { return kControls + 2 * capacity; 
 
 }  // namespace
 
-Result<std::unique_ptr<RingMemory>> RingMemory::create(std::size_t capacity) {
+Result<std::unique_ptr<RingMemory>> RingMemory::create(std::size_t capacity,
+                                                       std::optional<unsigned> node) {
     capacity = std::bit_ceil(std::clamp(capacity, kSmallest, kLargest));
     FileDescriptor memory(
         ::memfd_create("mooncake_connector ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!memory) return errno_status("cannot make shared memory", errno);
-    // All of it now: where memory for a page is refused later, touching the page is a SIGBUS.
     const auto bytes = static_cast<off_t>(file_bytes(capacity));
-    if (const int error = ::posix_fallocate(memory.get(), 0, bytes); error != 0) {
+    if (::ftruncate(memory.get(), bytes) != 0)
+        return errno_status("cannot size shared memory", errno);
+    std::unique_ptr<RingMemory> rings(new RingMemory(std::move(memory), true));
+    MC_RETURN_IF_ERROR(rings->map(capacity));
+    if (node) {
+        for (const Ring& ring : rings->rings_)
+            (void)prefer_numa_node(ring.data, ring.capacity, *node);
+    }
+    // All of it now: where memory for a page is refused later, touching the page is a SIGBUS.
+    if (const int error = ::posix_fallocate(rings->descriptor(), 0, bytes); error != 0) {
         return errno_status("cannot get " + std::to_string(bytes) + " bytes of shared memory",
                             error);
     }
-    if (::fcntl(memory.get(), F_ADD_SEALS, kSeals) != 0)
+    if (::fcntl(rings->descriptor(), F_ADD_SEALS, kSeals) != 0)
         return errno_status("cannot seal shared memory", errno);
-    std::unique_ptr<RingMemory> rings(new RingMemory(std::move(memory), true));
-    MC_RETURN_IF_ERROR(rings->map(capacity));
     return rings;
 }
 

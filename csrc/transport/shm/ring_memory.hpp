@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "core/status.hpp"
 #include "transport/event_loop.hpp"
@@ -35,8 +36,10 @@ struct Ring {
 // creates it; the other adopts the descriptor that it got, and believes nothing about it.
 class RingMemory {
   public:
-    // `capacity` (bytes of each ring) is rounded up to a power of two within the bounds below.
-    static Result<std::unique_ptr<RingMemory>> create(std::size_t capacity);
+    // `capacity` (bytes of each ring) is rounded up to a power of two within the bounds below. The
+    // rings lie on the NUMA node `node`, if it has room.
+    static Result<std::unique_ptr<RingMemory>> create(std::size_t capacity,
+                                                      std::optional<unsigned> node = {});
     // Fails with `protocol` unless the memory is sealed against resizing and of a possible size.
     static Result<std::unique_ptr<RingMemory>> adopt(FileDescriptor memory);
 
