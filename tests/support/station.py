@@ -57,6 +57,7 @@ class Load:
         in_flight: fetches at a time.
         tokens: of a fetch, at most.
         steps: in which they become ready, at most.
+        pace: seconds from one step to the next.
         aborts: share of the fetches that one of the two sides gives up, at a random moment.
         count: how many fetches; None: until told to stop.
         deadline: seconds for one fetch.
@@ -65,6 +66,7 @@ class Load:
     in_flight: int = 4
     tokens: int = 768
     steps: int = 4
+    pace: float = 0.0
     aborts: float = 0.0
     count: int | None = None
     deadline: float = 60.0
@@ -98,9 +100,9 @@ class Tally:
         """How often each error."""
         return Counter(failure.error for failure in self.failed)
 
-    def failed_after(self, moment: float) -> list[Failure]:
-        """Those that ended later."""
-        return [failure for failure in self.failed if failure.ended > moment]
+    def hit_at(self, moment: float) -> list[Failure]:
+        """Those that ran at this moment and failed later."""
+        return [failure for failure in self.failed if failure.began < moment < failure.ended]
 
     def good_after(self, moment: float) -> list[float]:
         """Those that ended later."""
@@ -156,7 +158,9 @@ class _Delivery:
     began: float
     abort_at: float | None
     steps: list[int]
-    """How many tokens are ready after each turn that is still to come."""
+    """How many tokens are ready after each step that is still to come."""
+    pace: float
+    next_step: float = 0.0
 
 
 @dataclass
@@ -336,6 +340,7 @@ class Station:
             "for": self._name,
             "tag": tag,
             "steps": [*steps, tokens],
+            "pace": peer.load.pace,
         }
         abort_at = None
         moment = time.monotonic() + chance.uniform(0, 0.005)
@@ -414,6 +419,7 @@ class Station:
             time.monotonic(),
             order.get("abort_at"),
             steps,
+            order["pace"],
         )
         return True
 
@@ -423,7 +429,8 @@ class Station:
             delivery.steps.clear()
             delivery.tally.aborts += not send.done()
             send.abort("the test wants it so")
-        elif delivery.steps:
+        elif delivery.steps and time.monotonic() >= delivery.next_step:
+            delivery.next_step = time.monotonic() + delivery.pace
             send.mark_ready(delivery.steps.pop(0))
             if not delivery.steps:
                 send.finish()
