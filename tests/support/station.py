@@ -96,6 +96,13 @@ class Tally:
     """Given up by this side before they had ended."""
     paths: Counter[str] = field(default_factory=Counter)
 
+    def forget(self) -> None:
+        """Drops all but what was wrong."""
+        self.good.clear()
+        self.failed.clear()
+        self.paths.clear()
+        self.bytes = self.aborts = 0
+
     def errors(self) -> Counter[str]:
         """How often each error."""
         return Counter(failure.error for failure in self.failed)
@@ -118,7 +125,7 @@ class Report:
         sent: likewise.
         late_writes: pages that were written to after they had been handed back.
         missing: pages that were never handed back.
-        still_open: what the engine still counts as open.
+        open: what the engine counts as open.
         descriptors: of the process.
         threads: of the process.
         resident: bytes of the process's memory.
@@ -128,10 +135,15 @@ class Report:
     sent: dict[str, Tally]
     late_writes: int
     missing: int
-    still_open: dict[str, int]
+    open: dict[str, int]
     descriptors: int
     threads: int
     resident: int
+
+    @property
+    def still_open(self) -> dict[str, int]:
+        """What is open and should not be."""
+        return {name: count for name, count in self.open.items() if count}
 
     @property
     def wrong(self) -> list[str]:
@@ -276,11 +288,19 @@ class Station:
                 dict(self._sent),
                 self._late_writes + len(self._pages.touched(self._clean)),
                 missing,
-                {name: count for name, count in self._engine.stats().items() if count},
+                self._engine.stats(),
                 len(os.listdir("/proc/self/fd")),
                 len(os.listdir("/proc/self/task")),
                 resident_bytes(),
             )
+
+    def forget(self) -> None:
+        """Begins to count afresh; what was wrong stays wrong."""
+        with self._lock:
+            for peer in self._peers.values():
+                peer.tally.forget()
+            for tally in self._sent.values():
+                tally.forget()
 
     def close(self) -> None:
         self._closed = True
