@@ -13,6 +13,7 @@ STAGES ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 SEEDS ?= 100000
+SOAK_MINUTES ?= 30
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc mooncake_connector -type f \( -name '*.[ch]pp' -o -name 'CMakeLists.txt' \
@@ -23,7 +24,7 @@ ifneq ($(shell command -v ccache),)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
-.PHONY: help demo test bench simulate mutants lint format wheel install vllm-env clean distclean
+.PHONY: help demo test bench simulate mutants soak lint format wheel install vllm-env clean distclean
 
 help:
 	@echo "make demo       two vLLM servers, a router, KV moved between them, answers compared"
@@ -31,6 +32,7 @@ help:
 	@echo "make bench      paged copies over every path, beside memcpy and raw TCP   (BENCH_ARGS=...)"
 	@echo "make simulate   the protocol in a simulated network, with many seeds     (SEEDS=100000)"
 	@echo "make mutants    mistakes planted in the protocol, which the simulator has to find"
+	@echo "make soak       engines under load, killed and frozen, for 30 minutes  (SOAK_MINUTES=30)"
 	@echo "make lint       ruff, mypy, clang-format, clang-tidy"
 	@echo "make format     rewrites the sources as lint wants them"
 	@echo "make wheel      builds dist/*.whl"
@@ -52,6 +54,9 @@ simulate: .venv/.ready
 
 mutants: .venv/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/mutate.py
+
+soak: .venv/.installed
+	$(BIN)/python tools/soak.py --minutes $(SOAK_MINUTES)
 
 lint: .venv/.ready
 	$(BIN)/python tools/lint.py

@@ -35,7 +35,7 @@ def _three(sites: Sites, role: str) -> tuple[Site, Site, Site]:
 def _connect(survivor: Site, victim: Site, role: str) -> None:
     # Slow enough that there is always something in the middle.
     fetcher, other = (survivor, victim) if role == "sender" else (victim, survivor)
-    fetcher.fetch_from(other, in_flight=8, steps=24)
+    fetcher.fetch_from(other, in_flight=8, steps=24, pace=0.01)
 
 
 def _with(report: Report, role: str, name: str = "victim") -> Tally:
@@ -50,9 +50,9 @@ def _until_good(survivor: Site, role: str, since: float, count: int = 5) -> None
 
 def _lost_after(reports: Iterable[Report], role: str, moment: float) -> float:
     """When the last transfer that ran at a moment was given up because the peer is gone."""
-    failures = [failure for report in reports for failure in _with(report, role).failed]
-    lost = [f.ended for f in failures if f.error in LOST and f.began < moment < f.ended]
-    assert lost, "the fault hit no transfer"
+    failures = [failure for report in reports for failure in _with(report, role).hit_at(moment)]
+    lost = [failure.ended for failure in failures if failure.error in LOST]
+    assert lost, f"the fault hit none, or ended them otherwise: {failures}"
     return max(lost) - moment
 
 
@@ -148,9 +148,7 @@ def test_frozen_for_five_seconds_and_then_for_ever(role: str, sites: Sites, figu
 
     frozen = victim.freeze()
     time.sleep(PEER_TIMEOUT)
-    survivor.until(
-        lambda report: not any(f.ended <= frozen for f in _with(report, role).failed[-1:])
-    )
+    survivor.until(lambda report: bool(_with(report, role).hit_at(frozen)))
     pauses.append(_nobody_else_noticed(survivor, bystander, frozen))
     wrong = _all_is_well(survivor, bystander)
     declared.append(_lost_after(survivor.reports().values(), role, frozen))

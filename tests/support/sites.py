@@ -80,18 +80,21 @@ class Site:
 
     def kill(self) -> float:
         """Ends the process at once; returns when."""
+        killed = time.monotonic()
         self.process.kill()
-        return time.monotonic()
+        return killed
 
     def freeze(self) -> float:
         """Stops the process from running; returns when."""
+        frozen = time.monotonic()
         self.process.freeze()
-        return time.monotonic()
+        return frozen
 
     def thaw(self) -> float:
         """Lets it run again; returns when."""
+        thawed = time.monotonic()
         self.process.thaw()
-        return time.monotonic()
+        return thawed
 
     def close(self) -> None:
         """Ends the process in order."""

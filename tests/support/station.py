@@ -57,6 +57,7 @@ class Load:
         in_flight: fetches at a time.
         tokens: of a fetch, at most.
         steps: in which they become ready, at most.
+        pace: seconds from one step to the next.
         aborts: share of the fetches that one of the two sides gives up, at a random moment.
         count: how many fetches; None: until told to stop.
         deadline: seconds for one fetch.
@@ -65,6 +66,7 @@ class Load:
     in_flight: int = 4
     tokens: int = 768
     steps: int = 4
+    pace: float = 0.0
     aborts: float = 0.0
     count: int | None = None
     deadline: float = 60.0
@@ -94,13 +96,20 @@ class Tally:
     """Given up by this side before they had ended."""
     paths: Counter[str] = field(default_factory=Counter)
 
+    def forget(self) -> None:
+        """Drops all but what was wrong."""
+        self.good.clear()
+        self.failed.clear()
+        self.paths.clear()
+        self.bytes = self.aborts = 0
+
     def errors(self) -> Counter[str]:
         """How often each error."""
         return Counter(failure.error for failure in self.failed)
 
-    def failed_after(self, moment: float) -> list[Failure]:
-        """Those that ended later."""
-        return [failure for failure in self.failed if failure.ended > moment]
+    def hit_at(self, moment: float) -> list[Failure]:
+        """Those that ran at this moment and failed later."""
+        return [failure for failure in self.failed if failure.began < moment < failure.ended]
 
     def good_after(self, moment: float) -> list[float]:
         """Those that ended later."""
@@ -116,7 +125,7 @@ class Report:
         sent: likewise.
         late_writes: pages that were written to after they had been handed back.
         missing: pages that were never handed back.
-        still_open: what the engine still counts as open.
+        open: what the engine counts as open.
         descriptors: of the process.
         threads: of the process.
         resident: bytes of the process's memory.
@@ -126,10 +135,15 @@ class Report:
     sent: dict[str, Tally]
     late_writes: int
     missing: int
-    still_open: dict[str, int]
+    open: dict[str, int]
     descriptors: int
     threads: int
     resident: int
+
+    @property
+    def still_open(self) -> dict[str, int]:
+        """What is open and should not be."""
+        return {name: count for name, count in self.open.items() if count}
 
     @property
     def wrong(self) -> list[str]:
@@ -156,7 +170,9 @@ class _Delivery:
     began: float
     abort_at: float | None
     steps: list[int]
-    """How many tokens are ready after each turn that is still to come."""
+    """How many tokens are ready after each step that is still to come."""
+    pace: float
+    next_step: float = 0.0
 
 
 @dataclass
@@ -272,11 +288,19 @@ class Station:
                 dict(self._sent),
                 self._late_writes + len(self._pages.touched(self._clean)),
                 missing,
-                {name: count for name, count in self._engine.stats().items() if count},
+                self._engine.stats(),
                 len(os.listdir("/proc/self/fd")),
                 len(os.listdir("/proc/self/task")),
                 resident_bytes(),
             )
+
+    def forget(self) -> None:
+        """Begins to count afresh; what was wrong stays wrong."""
+        with self._lock:
+            for peer in self._peers.values():
+                peer.tally.forget()
+            for tally in self._sent.values():
+                tally.forget()
 
     def close(self) -> None:
         self._closed = True
@@ -336,6 +360,7 @@ class Station:
             "for": self._name,
             "tag": tag,
             "steps": [*steps, tokens],
+            "pace": peer.load.pace,
         }
         abort_at = None
         moment = time.monotonic() + chance.uniform(0, 0.005)
@@ -414,6 +439,7 @@ class Station:
             time.monotonic(),
             order.get("abort_at"),
             steps,
+            order["pace"],
         )
         return True
 
@@ -423,7 +449,8 @@ class Station:
             delivery.steps.clear()
             delivery.tally.aborts += not send.done()
             send.abort("the test wants it so")
-        elif delivery.steps:
+        elif delivery.steps and time.monotonic() >= delivery.next_step:
+            delivery.next_step = time.monotonic() + delivery.pace
             send.mark_ready(delivery.steps.pop(0))
             if not delivery.steps:
                 send.finish()
