@@ -136,7 +136,11 @@ class EngineProcess:
 
     def fetched(self) -> list[Fetched]:
         """The transfers of which this engine was the receiver, so far."""
-        return [Fetched(*args[:4]) for args in self._ask("fetched")]
+        return [Fetched(*args[:4]) for args in self._ask("logged", "fetched %d tokens")]
+
+    def fetch_failures(self) -> list[str]:
+        """Why requests' KV could not be fetched here, so far."""
+        return [reason for _, reason in self._ask("logged", "could not be fetched")]
 
     def bootstrap(self) -> dict[str, Any]:
         """Where this prefill engine is found, as a router passes it to a decode engine."""
@@ -243,12 +247,12 @@ class _Loop:
         self._llm = llm
         self._engine = llm.llm_engine
         self._held = False
-        self._log: list[tuple[Any, ...]] = []
+        self._log: list[tuple[str, tuple[Any, ...]]] = []
         logging.getLogger(WORKER_LOGGER).addFilter(self._note)
 
     def _note(self, record: logging.LogRecord) -> bool:
-        if "fetched %d tokens" in str(record.msg) and isinstance(record.args, tuple):
-            self._log.append(record.args)
+        if isinstance(record.args, tuple):
+            self._log.append((str(record.msg), record.args))
         return True
 
     def run(self) -> None:
@@ -306,8 +310,8 @@ class _Loop:
     def _probe(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return function(self._llm, *arguments)
 
-    def _fetched(self) -> list[tuple[Any, ...]]:
-        return self._log
+    def _logged(self, text: str) -> list[tuple[Any, ...]]:
+        return [arguments for message, arguments in self._log if text in message]
 
 
 def _serve(pipe: Connection, options: dict[str, Any]) -> None:

@@ -168,13 +168,14 @@ def test_failures_are_recomputed_if_wished(
 def test_another_model_is_refused(
     deployment: Deployment, engines: tuple[EngineProcess, ...]
 ) -> None:
-    """Equal shapes are not enough."""
+    """Equal shapes are not enough: the tag is the same, and only the models' names differ."""
     prefill, _, _ = engines
     (decode,) = started(deployment.decode(extra={"model_id": "another-model"}))
-    relayed = prefill.answer(
-        prefill.submit(new_prompt(100), kv=prefill_params(None))
-    ).kv_transfer_params
-    assert failed(decode, decode.submit(new_prompt(100), ANSWER_TOKENS, kv=relayed))
+    prompt = new_prompt(100)
+    relayed = prefill.answer(prefill.submit(prompt, kv=prefill_params(None))).kv_transfer_params
+    assert failed(decode, decode.submit(prompt, ANSWER_TOKENS, kv=relayed))
+    (reason,) = decode.fetch_failures()
+    assert "another-model" in reason and "llama|config" in reason
 
 
 def test_a_dead_prefill_server(deployment: Deployment, engines: tuple[EngineProcess, ...]) -> None:
