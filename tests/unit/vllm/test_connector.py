@@ -19,6 +19,7 @@ from support.vllm_doubles import (
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 
+from mooncake_connector.errors import UnsupportedError
 from mooncake_connector.vllm import MooncakeConnector
 from mooncake_connector.vllm import worker as worker_module
 
@@ -98,3 +99,11 @@ def test_a_failed_fetch_is_reported_as_a_request_and_never_as_pages(
     assert worker.get_block_ids_with_load_errors() == set()
     scheduler.update_connector_output(results)
     assert scheduler.get_num_new_matched_tokens(request, 0) == (0, False), "it is fetched once"
+
+
+def test_addresses_of_another_connector_are_refused(connectors: SimpleNamespace) -> None:
+    """MultiConnector hands the first child's to all of them."""
+    scheduler, worker = connectors.scheduler, connectors.worker
+    with pytest.raises(UnsupportedError, match="List mooncake_connector before"):
+        scheduler.set_xfer_handshake_metadata_pp_aware({(0, 0): SimpleNamespace(port=1)})
+    scheduler.set_xfer_handshake_metadata_pp_aware({(0, 0): worker.get_handshake_metadata()})
