@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mooncake_connector.config import ConnectorConfig
+from mooncake_connector.errors import UnsupportedError
 from mooncake_connector.vllm.bootstrap import (
     BootstrapServer,
     RankEntry,
@@ -78,11 +79,21 @@ class ConnectorScheduler:
         return (f"[{advertised}]" if ":" in advertised else advertised), port
 
     def set_workers(self, workers: Mapping[tuple[int, int], WorkerAddress]) -> None:
-        """Publishes where the workers listen, by (pipeline rank, tensor rank)."""
+        """Publishes where the workers listen, by (pipeline rank, tensor rank).
+
+        Raises:
+            UnsupportedError: these are another connector's addresses.
+        """
         if self._prefill is None:
             return
         addresses: WorkerAddresses = {}
         for (pp, tp), worker in workers.items():
+            if not isinstance(worker, WorkerAddress):
+                raise UnsupportedError(
+                    f"vLLM's MultiConnector hands on {type(worker).__name__} in place of this "
+                    "connector's addresses: it takes those of the first child that has any. List "
+                    "mooncake_connector before the connector that they belong to."
+                )
             addresses.setdefault(tp, {})[pp] = worker.address
         entry = RankEntry(self._engine_id, addresses)
         if self._server is not None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
+import signal
 import socket
 import time
 import traceback
@@ -29,6 +31,7 @@ from vllm import LLM, SamplingParams
 from vllm.config import KVTransferConfig
 from vllm.sampling_params import RequestOutputKind
 
+from mooncake_connector.vllm import MooncakeConnector
 from mooncake_connector.vllm.plugin import register
 
 START_TIMEOUT = 180.0
@@ -136,7 +139,11 @@ class EngineProcess:
 
     def fetched(self) -> list[Fetched]:
         """The transfers of which this engine was the receiver, so far."""
-        return [Fetched(*args[:4]) for args in self._ask("fetched")]
+        return [Fetched(*args[:4]) for args in self._ask("logged", "fetched %d tokens")]
+
+    def fetch_failures(self) -> list[str]:
+        """Why requests' KV could not be fetched here, so far."""
+        return [reason for _, reason in self._ask("logged", "could not be fetched")]
 
     def bootstrap(self) -> dict[str, Any]:
         """Where this prefill engine is found, as a router passes it to a decode engine."""
@@ -152,6 +159,18 @@ class EngineProcess:
         while (left := self.probe(_left)) != (0, 0):
             assert time.monotonic() < deadline, f"{left} requests and pages are still there"
             time.sleep(0.02)
+
+    def freeze(self) -> None:
+        """Stops the process from running, with all its threads."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it run again."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def kill(self) -> None:
         """Ends the process as a crash would."""
@@ -219,12 +238,22 @@ def connector_worker(llm: LLM) -> Any:
     """The worker half of the engine's connector."""
     from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-    return get_kv_transfer_group().worker
+    return _ours(get_kv_transfer_group()).worker
+
+
+def connector_scheduler(llm: LLM) -> Any:
+    """The scheduler half of the engine's connector."""
+    return _ours(llm.llm_engine.engine_core.engine_core.scheduler.connector).scheduler
+
+
+def _ours(connector: Any) -> Any:
+    """Our connector, which may be one of several in a MultiConnector."""
+    children = getattr(connector, "sub_connectors", [connector])
+    return next(child for child in children if isinstance(child, MooncakeConnector))
 
 
 def _bootstrap(llm: LLM) -> dict[str, Any]:
-    connector = llm.llm_engine.engine_core.engine_core.scheduler.connector
-    server = connector.scheduler._server
+    server = connector_scheduler(llm)._server
     return {
         "remote_bootstrap_addr": f"http://127.0.0.1:{server.port}",
         "remote_engine_id": server.query()["0"]["engine_id"],
@@ -243,12 +272,12 @@ class _Loop:
         self._llm = llm
         self._engine = llm.llm_engine
         self._held = False
-        self._log: list[tuple[Any, ...]] = []
+        self._log: list[tuple[str, tuple[Any, ...]]] = []
         logging.getLogger(WORKER_LOGGER).addFilter(self._note)
 
     def _note(self, record: logging.LogRecord) -> bool:
-        if "fetched %d tokens" in str(record.msg) and isinstance(record.args, tuple):
-            self._log.append(record.args)
+        if isinstance(record.args, tuple):
+            self._log.append((str(record.msg), record.args))
         return True
 
     def run(self) -> None:
@@ -306,8 +335,8 @@ class _Loop:
     def _probe(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return function(self._llm, *arguments)
 
-    def _fetched(self) -> list[tuple[Any, ...]]:
-        return self._log
+    def _logged(self, text: str) -> list[tuple[Any, ...]]:
+        return [arguments for message, arguments in self._log if text in message]
 
 
 def _serve(pipe: Connection, options: dict[str, Any]) -> None:
@@ -356,35 +385,29 @@ class Deployment:
         model: str = "llama",
         extra: dict[str, Any] | None = None,
         role: str = "kv_producer",
+        others: Sequence[dict[str, Any]] = (),
         **options: Any,
     ) -> EngineProcess:
         """An engine that hands KV over. Its chunks of 120 tokens end inside pages."""
-        extra = {"bootstrap_port": free_port(), **(extra or {})}
-        transfer = {"kv_connector": "mooncake_connector", "kv_role": role}
         options.setdefault("max_num_batched_tokens", 120)
-        return self._start(model, options, transfer, extra)
+        extra = {"bootstrap_port": free_port(), **(extra or {})}
+        return self._start(model, options, _transfer(role, extra, {}, others))
 
     def decode(
         self,
         model: str = "llama",
         extra: dict[str, Any] | None = None,
         transfer: dict[str, Any] | None = None,
+        others: Sequence[dict[str, Any]] = (),
         **options: Any,
     ) -> EngineProcess:
-        """An engine that fetches KV."""
-        transfer = {
-            "kv_connector": "mooncake_connector",
-            "kv_role": "kv_consumer",
-            **(transfer or {}),
-        }
-        return self._start(model, options, transfer, extra)
+        """An engine that fetches KV. `others` are connectors that vLLM asks before ours."""
+        return self._start(
+            model, options, _transfer("kv_consumer", extra or {}, transfer or {}, others)
+        )
 
     def _start(
-        self,
-        model: str,
-        options: dict[str, Any],
-        transfer: dict[str, Any] | None = None,
-        extra: dict[str, Any] | None = None,
+        self, model: str, options: dict[str, Any], transfer: dict[str, Any] | None = None
     ) -> EngineProcess:
         arguments: dict[str, Any] = {
             "model": str(self.models.path(model)),
@@ -398,12 +421,32 @@ class Deployment:
             **options,
         }
         if transfer is not None:
-            arguments["kv_transfer_config"] = KVTransferConfig(
-                **transfer, kv_connector_extra_config={"log_level": "debug", **(extra or {})}
-            )
+            arguments["kv_transfer_config"] = KVTransferConfig(**transfer)
         engine = EngineProcess(arguments)
         self._engines.append(engine)
         return engine
+
+
+def _transfer(
+    role: str,
+    extra: dict[str, Any],
+    changes: dict[str, Any],
+    others: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """What follows --kv-transfer-config: our connector, or a MultiConnector that holds it too."""
+    ours = {
+        "kv_connector": "mooncake_connector",
+        "kv_role": role,
+        "kv_connector_extra_config": {"log_level": "debug", **extra},
+        **changes,
+    }
+    if not others:
+        return ours
+    return {
+        "kv_connector": "MultiConnector",
+        "kv_role": role,
+        "kv_connector_extra_config": {"connectors": [*others, ours]},
+    }
 
 
 def started(*engines: EngineProcess) -> tuple[EngineProcess, ...]:

@@ -9,7 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from engine_process import Deployment, EngineProcess, connector_worker, free_port, started
+from engine_process import (
+    REQUEST_TIMEOUT,
+    Deployment,
+    EngineProcess,
+    connector_worker,
+    free_port,
+    started,
+)
 from prompts import (
     ANSWER_TOKENS,
     decode_params,
@@ -25,12 +32,20 @@ SHORT = 3.0
 
 @pytest.fixture(scope="module")
 def engines(deployment: Deployment) -> tuple[EngineProcess, ...]:
-    extra = {"unknown_timeout": SHORT}
+    extra = {"unknown_timeout": SHORT, "bootstrap_timeout": SHORT}
     return started(
         deployment.prefill(extra=extra | {"hold_timeout": SHORT}),
         deployment.decode(extra=extra),
         deployment.plain(),
     )
+
+
+@pytest.fixture(scope="module")
+def forgiving_decode(deployment: Deployment) -> EngineProcess:
+    """Computes by itself what it cannot fetch."""
+    policy = {"kv_load_failure_policy": "recompute"}
+    extra = {"unknown_timeout": 0.5, "bootstrap_timeout": SHORT}
+    return started(deployment.decode(transfer=policy, extra=extra))[0]
 
 
 @pytest.fixture(autouse=True)
@@ -144,12 +159,10 @@ def test_bad_parameters(engines: tuple[EngineProcess, ...], params: dict[str, An
 
 
 def test_failures_are_recomputed_if_wished(
-    deployment: Deployment, engines: tuple[EngineProcess, ...]
+    engines: tuple[EngineProcess, ...], forgiving_decode: EngineProcess
 ) -> None:
     """With ``kv_load_failure_policy`` recompute, the client notices nothing."""
-    prefill, _, plain = engines
-    policy = {"kv_load_failure_policy": "recompute"}
-    (decode,) = started(deployment.decode(transfer=policy, extra={"unknown_timeout": 0.5}))
+    (prefill, _, plain), decode = engines, forgiving_decode
     prompt = new_prompt(300)
     expected = plain.answer(plain.submit(prompt, ANSWER_TOKENS)).tokens
     params = decode_params(prefill.bootstrap(), new_transfer_id())
@@ -165,16 +178,71 @@ def test_failures_are_recomputed_if_wished(
     decode.wait_idle()
 
 
+def test_decode_comes_long_after_prefill_gave_up(
+    engines: tuple[EngineProcess, ...], forgiving_decode: EngineProcess
+) -> None:
+    """P has given the pages back; D says so, or computes the prompt itself, as it was told to."""
+    prefill, decode, plain = engines
+    prompt = new_prompt(300)
+    relayed = prefill.answer(prefill.submit(prompt, kv=prefill_params(None))).kv_transfer_params
+    prefill.wait_idle()
+    assert failed(decode, decode.submit(prompt, ANSWER_TOKENS, kv=relayed))
+    assert "no receiver came within" in decode.fetch_failures()[-1]
+    answer = forgiving_decode.answer(forgiving_decode.submit(prompt, ANSWER_TOKENS, kv=relayed))
+    assert answer.tokens == plain.answer(plain.submit(prompt, ANSWER_TOKENS)).tokens
+
+
+def test_a_frozen_prefill_server(
+    engines: tuple[EngineProcess, ...], forgiving_decode: EngineProcess
+) -> None:
+    """What waits for it fails soon, or is recomputed, and D serves others meanwhile.
+
+    The pair works again when P does: see ``nothing_is_left``.
+    """
+    prefill, decode, plain = engines
+    prompts = [new_prompt(1500), new_prompt(1500)]
+    legs = [
+        submit_both(prefill, server, prompt)
+        for server, prompt in zip((decode, forgiving_decode), prompts, strict=True)
+    ]
+    late_params = decode_params(prefill.bootstrap(), new_transfer_id())
+    prefill.step(8)
+    for server in (decode, forgiving_decode):
+        wait_until_fetching(server)
+    prefill.freeze()
+    try:
+        own, late = new_prompt(200), new_prompt(300)
+        expected = [plain.answer(plain.submit(one, ANSWER_TOKENS)).tokens for one in (own, late)]
+        assert decode.answer(decode.submit(own, ANSWER_TOKENS)).tokens == expected[0]
+
+        assert failed(decode, legs[0][1], timeout=30)
+        assert "no sign of life" in decode.fetch_failures()[-1]
+        recomputed = forgiving_decode.answer(legs[1][1], timeout=30).tokens
+        assert recomputed == plain.answer(plain.submit(prompts[1], ANSWER_TOKENS)).tokens
+
+        # Its bootstrap server does not answer either.
+        assert failed(decode, decode.submit(late, ANSWER_TOKENS, kv=late_params), timeout=30)
+        leg = forgiving_decode.submit(late, ANSWER_TOKENS, kv=late_params)
+        assert forgiving_decode.answer(leg, timeout=30).tokens == expected[1]
+    finally:
+        prefill.thaw()
+    prefill.go_on()
+    for prefill_leg, _ in legs:
+        prefill.answer(prefill_leg)
+    forgiving_decode.wait_idle()
+
+
 def test_another_model_is_refused(
     deployment: Deployment, engines: tuple[EngineProcess, ...]
 ) -> None:
-    """Equal shapes are not enough."""
+    """Equal shapes are not enough: the tag is the same, and only the models' names differ."""
     prefill, _, _ = engines
     (decode,) = started(deployment.decode(extra={"model_id": "another-model"}))
-    relayed = prefill.answer(
-        prefill.submit(new_prompt(100), kv=prefill_params(None))
-    ).kv_transfer_params
-    assert failed(decode, decode.submit(new_prompt(100), ANSWER_TOKENS, kv=relayed))
+    prompt = new_prompt(100)
+    relayed = prefill.answer(prefill.submit(prompt, kv=prefill_params(None))).kv_transfer_params
+    assert failed(decode, decode.submit(prompt, ANSWER_TOKENS, kv=relayed))
+    (reason,) = decode.fetch_failures()
+    assert "another-model" in reason and "llama|config" in reason
 
 
 def test_a_dead_prefill_server(deployment: Deployment, engines: tuple[EngineProcess, ...]) -> None:
@@ -194,9 +262,9 @@ def test_a_dead_prefill_server(deployment: Deployment, engines: tuple[EngineProc
     assert sequential(restarted, decode, prompt).tokens == expected
 
 
-def failed(decode: EngineProcess, leg: str) -> bool:
+def failed(decode: EngineProcess, leg: str, timeout: float = REQUEST_TIMEOUT) -> bool:
     """Whether the request ends in an error, and not with an answer."""
-    answer = decode.answer(leg)
+    answer = decode.answer(leg, timeout)
     return answer.finish_reason == "error" and not answer.tokens
 
 

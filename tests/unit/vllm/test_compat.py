@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.vllm_doubles import FullAttentionSpec, SlidingWindowSpec, cache_of, vllm_config
 
 from mooncake_connector.errors import UnsupportedError
 from mooncake_connector.vllm import compat
@@ -35,41 +35,6 @@ def test_unknown_versions_are_warned_of(version: str, caplog: pytest.LogCaptureF
     assert version in caplog.text
 
 
-def set_up(**changes: Any) -> SimpleNamespace:
-    model = SimpleNamespace(
-        is_multimodal_model=False, is_encoder_decoder=False, enable_sleep_mode=False
-    )
-    parallel = SimpleNamespace(decode_context_parallel_size=1, prefill_context_parallel_size=1)
-    config = SimpleNamespace(
-        model_config=model,
-        parallel_config=parallel,
-        cache_config=SimpleNamespace(cache_dtype="auto"),
-        speculative_config=None,
-        aux_output_config=SimpleNamespace(enable_return_routed_experts=False),
-    )
-    for path, value in changes.items():
-        *holders, name = path.split("__")
-        holder: Any = config
-        for part in holders:
-            holder = getattr(holder, part)
-        setattr(holder, name, value)
-    return config
-
-
-def cache_of(*specs: object) -> SimpleNamespace:
-    return SimpleNamespace(transfer_groups=[SimpleNamespace(kv_cache_spec=spec) for spec in specs])
-
-
-class FullAttentionSpec:
-    """Named as vLLM's."""
-
-
-class SlidingWindowSpec:
-    """Named as vLLM's."""
-
-    sliding_window = 256
-
-
 class MambaSpec:
     """Named as vLLM's."""
 
@@ -88,7 +53,7 @@ def test_peer_hits_have_no_label_where_vllm_knows_none(monkeypatch: pytest.Monke
 
 def test_a_plain_set_up_is_supported() -> None:
     cache = cache_of(FullAttentionSpec(), SlidingWindowSpec())
-    compat.require_supported_features(set_up(), cache)  # type: ignore[arg-type]
+    compat.require_supported_features(vllm_config(), cache)
 
 
 @pytest.mark.parametrize(
@@ -105,17 +70,17 @@ def test_a_plain_set_up_is_supported() -> None:
 )
 def test_untested_features_are_refused(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(UnsupportedError, match=reason):
-        compat.require_supported_features(set_up(**change), cache_of())  # type: ignore[arg-type]
+        compat.require_supported_features(vllm_config(**change), cache_of())
 
 
 def test_all_reasons_are_named_at_once() -> None:
     cache = cache_of(FullAttentionSpec(), UniformTypeKVCacheSpecs(FullAttentionSpec(), MambaSpec()))
-    config = set_up(speculative_config=object())
+    config = vllm_config(speculative_config=object())
     with pytest.raises(UnsupportedError, match=r"draft models.*group 1 is of kind MambaSpec"):
-        compat.require_supported_features(config, cache)  # type: ignore[arg-type]
+        compat.require_supported_features(config, cache)
 
 
 def test_windows_are_recognised() -> None:
     uniform = UniformTypeKVCacheSpecs(FullAttentionSpec(), FullAttentionSpec())
-    assert compat.window_of(SlidingWindowSpec()) == 256  # type: ignore[arg-type]
-    assert compat.window_of(uniform) is None  # type: ignore[arg-type]
+    assert compat.window_of(SlidingWindowSpec()) == 24
+    assert compat.window_of(uniform) is None

@@ -4,78 +4,26 @@
 from __future__ import annotations
 
 import copy
-import enum
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from support.vllm_doubles import (
+    FullAttentionSpec,
+    SlidingWindowSpec,
+    Status,
+    cache_of,
+    new_request,
+    step_output,
+)
 
 from mooncake_connector.config import ConnectorConfig
 from mooncake_connector.errors import PeerUnreachable
 from mooncake_connector.vllm.decode import DecodeLedger
 from mooncake_connector.vllm.metadata import StepMetadata
 from mooncake_connector.vllm.prefill import PrefillLedger
-
-PAGE = 16
-
-
-class FullAttentionSpec:
-    block_size = PAGE
-
-
-class SlidingWindowSpec:
-    block_size = PAGE
-    sliding_window = 24
-
-
-Status = enum.Enum("Status", "FINISHED_LENGTH_CAPPED FINISHED_STOPPED FINISHED_ABORTED")
-
-
-def cache_of(*specs: object) -> Any:
-    groups = [SimpleNamespace(kv_cache_spec=spec) for spec in specs]
-    return SimpleNamespace(kv_cache_groups=groups, transfer_group_ids=tuple(range(len(groups))))
-
-
-def new_request(tokens: int, params: dict[str, Any] | None = None, name: str = "r") -> Any:
-    prompt = list(range(tokens))
-    return SimpleNamespace(
-        request_id=name,
-        prompt_token_ids=prompt,
-        _all_token_ids=list(prompt),
-        num_prompt_tokens=tokens,
-        num_computed_tokens=0,
-        max_tokens=5,
-        status=Status.FINISHED_LENGTH_CAPPED,
-        lora_request=None,
-        cache_salt=None,
-        mm_features=[],
-        kv_transfer_params=params,
-        get_skip_reading_prefix_cache=lambda: False,
-    )
-
-
-def step_output(
-    new: dict[str, tuple[int, int, tuple[list[int], ...]]] | None = None,
-    cached: dict[str, tuple[int, int, tuple[list[int], ...] | None]] | None = None,
-    preempted: tuple[str, ...] = (),
-) -> Any:
-    """A scheduler's output; requests are (tokens computed, tokens scheduled, new pages)."""
-    new, cached = new or {}, cached or {}
-    return SimpleNamespace(
-        scheduled_new_reqs=[
-            SimpleNamespace(req_id=name, num_computed_tokens=computed, block_ids=pages)
-            for name, (computed, _, pages) in new.items()
-        ],
-        scheduled_cached_reqs=SimpleNamespace(
-            req_ids=list(cached),
-            num_computed_tokens=[computed for computed, _, _ in cached.values()],
-            new_block_ids=[pages for _, _, pages in cached.values()],
-        ),
-        num_scheduled_tokens={name: count for name, (_, count, _) in (new | cached).items()},
-        preempted_req_ids=set(preempted),
-    )
 
 
 class TestPrefill:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.vllm_doubles import RecordingEngine, RecordingTransfer
 
 from mooncake_connector.config import ConnectorConfig
 from mooncake_connector.errors import (
@@ -22,43 +23,6 @@ from mooncake_connector.vllm.metadata import Load, Opening, Part, Release, StepM
 from mooncake_connector.vllm.worker import ConnectorWorker
 
 GRANULE = 32
-
-
-class RecordingTransfer:
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.arguments, self.options = arguments, options
-        self.calls: list[tuple[Any, ...]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any, **options: Any) -> None:
-            self.calls.append((name, *arguments, *options.values()))
-
-        return call
-
-
-class RecordingEngine:
-    address, instance_id = "127.0.0.1:1", "0" * 32
-
-    def __init__(self, options: Any) -> None:
-        self.options = options
-        self.sends: list[RecordingTransfer] = []
-        self.recvs: list[RecordingTransfer] = []
-        self.completions: list[Completion] = []
-
-    def send(self, *arguments: Any, **options: Any) -> RecordingTransfer:
-        self.sends.append(RecordingTransfer(*arguments, **options))
-        return self.sends[-1]
-
-    def recv(self, *arguments: Any, **options: Any) -> RecordingTransfer:
-        self.recvs.append(RecordingTransfer(*arguments, **options))
-        return self.recvs[-1]
-
-    def poll(self) -> list[Completion]:
-        done, self.completions = self.completions, []
-        return done
-
-    def end(self, transfer: Any, error: MooncakeConnectorError | None = None) -> None:
-        self.completions.append(Completion(transfer, error, 4096, 3, "shm", 0.25))
 
 
 @pytest.fixture
@@ -116,6 +80,17 @@ def test_the_mark_moves_after_the_pages_are_told_and_by_whole_granules(
     assert len(send.calls) == 2, "the granule is not complete"
     step_through(worker, ready={"r": 100})
     assert send.calls[-1] == ("mark_ready", 128, None), "the last granule is shipped as it is"
+
+
+def test_the_mark_moves_only_once_the_forward_pass_is_queued(worker: ConnectorWorker) -> None:
+    """Before ``save``, the pages of this step hold whatever an earlier request left there."""
+    send = opened(worker, tokens=64)
+    step = StepMetadata(appended={"r": [Part(0, pages(7, 8), 0)]}, ready={"r": 64})
+    worker.handle_preemptions(step)
+    worker.start(step)
+    assert [call[0] for call in send.calls] == ["append"]
+    worker.save(step)
+    assert [call[0] for call in send.calls] == ["append", "mark_ready"]
 
 
 def test_preempted_sends_are_rewound_before_anything_else(worker: ConnectorWorker) -> None:
