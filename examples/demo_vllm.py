@@ -75,7 +75,8 @@ def make_prompts(model: Path, opening: str) -> list[str]:
     vocabulary = TEXT.split()
     prompts = []
     for count in PROMPT_TOKENS:
-        words = [opening, *random.Random(count).choices(vocabulary, k=count)]
+        # The same prompts in every run.
+        words = [opening, *random.Random(count).choices(vocabulary, k=count)]  # nosec B311
         ids = tokenizer.encode(" ".join(words)).ids[:count]
         prompts.append(tokenizer.decode(ids))
     return prompts
@@ -96,7 +97,8 @@ def complete(server: Server, prompt: str) -> Answer:
         headers={"Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT) as response:
+        # The URL is that of a server this script started.
+        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT) as response:  # nosec B310
             reply = json.load(response)
         return Answer(reply["usage"]["prompt_tokens"], reply["choices"][0]["text"])
     except urllib.error.HTTPError as error:

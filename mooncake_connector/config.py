@@ -91,7 +91,8 @@ class EngineConfig:
             _check_positive(name, getattr(self, name))
         if not 0 <= self.busy_poll <= _LONGEST_BUSY_POLL:
             raise ConfigError(f"busy_poll={self.busy_poll} is not between 0 and 0.01 seconds")
-        if self.advertise is None and self.host.strip("[]") in ("0.0.0.0", "::"):
+        # It is compared with, not bound to.
+        if self.advertise is None and self.host.strip("[]") in ("0.0.0.0", "::"):  # nosec B104
             raise ConfigError(
                 f"host={self.host!r} listens on all interfaces, but peers cannot connect to it; "
                 "say which of this host's addresses they should use: advertise="

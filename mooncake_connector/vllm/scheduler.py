@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_UNSPECIFIED_HOSTS = frozenset({"0.0.0.0", "::", ""})
+# Hosts that cannot be told to a peer; they are compared with, not bound to.
+_UNSPECIFIED_HOSTS = frozenset({"0.0.0.0", "::", ""})  # nosec B104
 
 
 class ConnectorScheduler:

@@ -7,7 +7,7 @@ import enum
 from types import SimpleNamespace
 from typing import Any
 
-from mooncake_connector.engine import Completion
+from mooncake_connector.transfers import Completion
 from mooncake_connector.errors import MooncakeConnectorError
 
 PAGE = 16
