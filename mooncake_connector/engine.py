@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mooncake_connector import _engine, authentication
-from mooncake_connector.arguments import as_count, as_page_array, as_seconds, as_tag
+from mooncake_connector.arguments import PageIds, as_count, as_page_array, as_seconds, as_tag
 from mooncake_connector.config import EngineConfig
 from mooncake_connector.errors import ConfigError
 from mooncake_connector.keys import load_keys
@@ -153,10 +153,10 @@ class Engine:
         handle = self._native.recv(
             addresses,
             as_tag(tag),
-            [(self._own(part[0]), as_page_array(part[1]), *_first_token(part)) for part in parts],
+            [self._part(*part) for part in parts],
             as_count(first_token, "first_token"),
             as_count(tokens, "tokens"),
-            [(self._own(pool), as_page_array(ids), 0) for pool, ids in rows],
+            [self._part(*row) for row in rows],
             request,
             receiver_index,
             receiver_count,
@@ -253,16 +253,14 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _own(self, pool: Pool) -> str:
-        """The name of a pool, if it is one of this engine."""
+    def _part(
+        self, pool: Pool, page_ids: PageIds, first_token: int = 0
+    ) -> tuple[str, npt.NDArray[np.int32], int]:
+        """A part of a transfer as the native engine takes it."""
         if self._pools.get(pool.name) is not pool:
             raise ConfigError(f"{pool!r} is not registered with this engine")
-        return pool.name
+        return pool.name, as_page_array(page_ids), as_count(first_token, "first_token")
 
     def _write_log(self) -> None:
         for level, text in self._native.take_log():
             logger.log(level, "%s", text)
-
-
-def _first_token(part: Part | WindowedPart) -> tuple[int]:
-    return (as_count(part[2], "first_token"),) if len(part) == 3 else (0,)

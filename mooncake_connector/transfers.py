@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mooncake_connector import _engine
-from mooncake_connector.arguments import PageIds, as_count, as_page_array, as_seconds
+from mooncake_connector.arguments import PageIds, as_count, as_seconds
 from mooncake_connector.errors import (
     ConfigError,
     MooncakeConnectorError,
@@ -142,10 +142,8 @@ class Send(Transfer):
                 f"first_token={first_token} leaves a gap: the pages of pool {pool.name!r} so far "
                 f"end at token {expected}"
             )
-        pages = as_page_array(page_ids)
-        self._native.append(
-            self._handle, self._engine._own(pool), pages, as_count(first_token, "first_token")
-        )
+        name, pages, first_token = self._engine._part(pool, page_ids, first_token)
+        self._native.append(self._handle, name, pages, first_token)
         self._next_token[pool.name] = first_token + len(pages) * pool.page_size
 
     def mark_ready(self, tokens: int, event: object | None = None) -> None:
@@ -183,12 +181,8 @@ class Send(Transfer):
             rows: (pool, page_ids): rows of state or aux data.
         """
         self._check_grows()
-        own = self._engine._own
-        parts = [
-            (own(pool), as_page_array(ids), as_count(first, "first_token"))
-            for pool, ids, first in windows
-        ]
-        parts += [(own(pool), as_page_array(ids), 0) for pool, ids in rows]
+        part = self._engine._part
+        parts = [part(*window) for window in windows] + [part(*row) for row in rows]
         self._native.finish(self._handle, parts)
         self._finished = True
 

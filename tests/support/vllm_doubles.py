@@ -7,8 +7,8 @@ import enum
 from types import SimpleNamespace
 from typing import Any
 
-from mooncake_connector.transfers import Completion
 from mooncake_connector.errors import MooncakeConnectorError
+from mooncake_connector.transfers import Completion
 
 PAGE = 16
 

@@ -17,7 +17,6 @@ from mooncake_connector.errors import (
     TransferAborted,
     TransferTimeout,
 )
-from mooncake_connector.transfers import Completion
 from mooncake_connector.vllm import worker as module
 from mooncake_connector.vllm.metadata import Load, Opening, Part, Release, StepMetadata
 from mooncake_connector.vllm.worker import ConnectorWorker
