@@ -115,9 +115,9 @@ STAGES = (
         budget=360,
         test=(".venv/bin/python", "tools/lint.py", "--junit-xml", str(REPORTS / "lint.xml")),
     ),
-    # The same tests twice. A third build without sanitizers would show nothing that these do not.
-    cpp("asan", "C++ under AddressSanitizer, UBSan", 480),
-    cpp("tsan", "C++ under ThreadSanitizer", 480),
+    # A third build without sanitizers would show nothing that these two do not.
+    cpp("asan", "C++ under AddressSanitizer, UBSan", 360),
+    cpp("tsan", "C++ with threads, under ThreadSanitizer", 240),
     Stage(
         name="vllm",
         title="Inside vLLM; makes its environment",
