@@ -109,6 +109,12 @@ class Servers:
         self._servers.append(server)
         return server
 
+    def kill(self, server: Server) -> None:
+        """Ends a server and all that it started at once, as a crash would."""
+        server.signal(signal.SIGKILL)
+        server.wait(GRACE_SECONDS)
+        self._servers.remove(server)
+
     def check(self) -> None:
         """Raises ServerFailed when one of the servers has ended."""
         for server in self._servers:

@@ -52,9 +52,10 @@ class Cluster:
         """A server that prefills and decodes by itself: what the answers are compared with."""
         return self._vllm("plain", None)
 
-    def prefill(self) -> Server:
+    def prefill(self, name: str = "prefill", port: int | None = None) -> Server:
         """The producer of KV. Its bootstrap server tells routers and decode servers who it is."""
-        return self._vllm("prefill", "kv_producer", {"bootstrap_port": self.bootstrap_port})
+        extra = {"bootstrap_port": self.bootstrap_port}
+        return self._vllm(name, "kv_producer", extra, port=port)
 
     def decode(self, name: str = "decode", connector: Mapping[str, str] = CONNECTOR) -> Server:
         """The consumer of KV; another connector can be tried in place of ours."""
@@ -88,8 +89,9 @@ class Cluster:
         role: str | None,
         extra: Mapping[str, object] | None = None,
         connector: Mapping[str, str] = CONNECTOR,
+        port: int | None = None,
     ) -> Server:
-        port = free_port()
+        port = port or free_port()
         environment = dict(ENVIRONMENT)
         if self.engine_options.get("log_level") == "debug":
             # vLLM's log handler drops our lines otherwise.

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import importlib.util
 import os
+from collections.abc import Callable
+
+import pytest
+from support.figures import MARK, Figure
 
 # Python processes that tests start must import the installed package too, and not the source folder
 # of the same name, which has no extension modules.
@@ -13,3 +17,13 @@ if os.environ.get("CI") and importlib.util.find_spec("hypothesis"):
 
     settings.register_profile("ci", derandomize=True)
     settings.load_profile("ci")
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Notes something measured in the JUnit report."""
+
+    def note(promise: str, measured: str) -> None:
+        record_property(MARK + promise, measured)
+
+    return note

@@ -108,7 +108,7 @@ STAGES = (
         "unit", "Python units; builds the wheel", 360, "tests/unit", f"--ignore={VLLM_TESTS[0]}"
     ),
     pytest("contract", "Every path against one suite", 120, "tests/contract"),
-    pytest("integration", "Processes that die, freeze, restart", 120, "tests/integration"),
+    pytest("integration", "Processes that die, freeze, restart", 210, "tests/integration"),
     Stage(
         name="lint",
         title="Formatting, types, static analysis",
@@ -121,7 +121,7 @@ STAGES = (
     Stage(
         name="vllm",
         title="Inside vLLM; makes its environment",
-        budget=570,
+        budget=750,
         prepare=(("make", "--no-print-directory", "vllm-env"),),
         test=(
             *(".venv-vllm/bin/pytest", f"--junit-xml={REPORTS / 'vllm.xml'}"),

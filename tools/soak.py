@@ -156,13 +156,15 @@ def plot(samples: Samples, path: Path) -> None:
 
     figure, panels = pyplot.subplots(len(ALLOWANCES), 1, sharex=True, figsize=(8, 7))
     for panel, quantity in zip(panels, ALLOWANCES, strict=True):
-        for name, values in samples.values.items():
-            if name.startswith(quantity):
-                panel.plot(samples.minutes, values, label=name.rpartition(", ")[2], linewidth=0.9)
+        mine = {
+            name: values for name, values in samples.values.items() if name.startswith(quantity)
+        }
+        for name, values in mine.items():
+            panel.plot(samples.minutes, values, label=name.rpartition(", ")[2], linewidth=0.9)
         for minute, _ in samples.incidents:
             panel.axvline(minute, color="0.85", linewidth=0.5, zorder=0)
         panel.set_ylabel(quantity, fontsize=8)
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.15 * max(map(max, mine.values())))
     panels[0].legend(fontsize=8, loc="lower right")
     panels[-1].set_xlabel("minutes; grey: a peer was killed or frozen")
     figure.tight_layout()

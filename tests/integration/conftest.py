@@ -1,23 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures that tests measure, and processes under load."""
+"""Processes under load."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from support.figures import MARK, Figure
 from support.sites import Sites
-
-
-@pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Figure:
-    """Notes something measured in the JUnit report, for tools/reliability.py."""
-
-    def note(promise: str, measured: str) -> None:
-        record_property(MARK + promise, measured)
-
-    return note
 
 
 @pytest.fixture

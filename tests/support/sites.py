@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -106,7 +107,9 @@ class Sites:
 
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="mc-")  # short: it holds names of Unix sockets
-        self._sites: list[Site] = []
+        self._made = 0
+        self._ends = contextlib.ExitStack()  # ends all of them, even if one makes difficulties
+        self._ends.callback(shutil.rmtree, self._folder)
 
     def make(
         self,
@@ -116,14 +119,13 @@ class Sites:
         **config: Any,
     ) -> Site:
         """Starts a site; `wrapper` is a command that runs the interpreter."""
-        seed = len(self._sites)
-        self._sites.append(Site(self._folder, name, ways, wrapper, seed=seed, **config))
-        return self._sites[-1]
+        self._made += 1
+        site = Site(self._folder, name, ways, wrapper, seed=self._made, **config)
+        self._ends.callback(site.close)
+        return site
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for site in self._sites:
-            site.close()
-        shutil.rmtree(self._folder)
+        self._ends.close()
