@@ -106,6 +106,8 @@ class SGLangCluster:
         ]
         environment = {**ENVIRONMENT, **self.environment}
         # Whatever the shell says about this machine's own deployment is not for these servers.
-        environment.update({name: "" for name in ("http_proxy", "HTTP_PROXY") if name in os.environ})
+        environment.update(
+            {name: "" for name in ("http_proxy", "HTTP_PROXY") if name in os.environ}
+        )
         url = f"http://{HOST}:{port}"
         return self.servers.start(f"{name}{self.suffix}", command, url, environment)

@@ -83,6 +83,11 @@ class Lookups(Generic[Answer]):
             self._cache[host, port] = _Cached(now + _CACHE_SECONDS, answer)
         return answer
 
+    def forget(self, host: str, port: int) -> None:
+        """P is gone or has been restarted: the next lookup asks it anew."""
+        with self._lock:
+            self._cache.pop((host, port), None)
+
     def _ask(self, host: str, port: int) -> Answer:
         refused: AuthenticationFailed | None = None
         answer: Answer | None = None

@@ -45,6 +45,10 @@ class Directory:
         """
         return self._lookups.submit(lambda: self._look_up(address))
 
+    def forget(self, address: str) -> None:
+        """The engines of a prefill server were not found: the next lookup asks it anew."""
+        self._lookups.forget(*parse_bootstrap_address(address))
+
     def close(self) -> None:
         """Stops the threads."""
         self._lookups.close()

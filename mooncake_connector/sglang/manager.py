@@ -228,6 +228,12 @@ class Manager(CommonKVManager):
         self.prefill_info_table[bootstrap_addr] = info
         return info
 
+    def lost(self, bootstrap_addr: str) -> None:
+        """A prefill server does not answer at the addresses that it told."""
+        assert self._directory is not None
+        self.prefill_info_table.pop(bootstrap_addr, None)
+        self._directory.forget(bootstrap_addr)
+
     def should_verify_kv_checksum(self, bootstrap_addr: str) -> bool:
         """P digests whole prompts; with a prefix of its own, D digests less."""
         return not get_disagg().disaggregation_decode_enable_radix_cache

@@ -132,6 +132,12 @@ def describe_kv(args: KVArgs, regions: Regions, share: ModelShare) -> PoolSpec:
         UnsupportedError: the regions are not what this adapter understands.
     """
     layers = _layers(args, len(regions), share)
+    heads = getattr(args, "kv_head_num", share.heads)  # SGLang tells it at P only
+    if not share.latent and heads != share.heads:
+        raise UnsupportedError(
+            f"this KV cache has {heads} heads, but {share.tp_size} ranks share the model's "
+            f"{share.kv_heads}; mooncake_connector does not know this layout"
+        )
     return PoolSpec(
         name=KV_POOL,
         page_size=args.page_size,

@@ -15,7 +15,7 @@ from sglang.srt.disaggregation.common.conn import KVTransferError, PrefillServer
 from sglang.srt.environ import envs
 
 from mooncake_connector.engine import Completion, Recv
-from mooncake_connector.errors import MooncakeConnectorError
+from mooncake_connector.errors import MooncakeConnectorError, PeerLost, PeerUnreachable
 from mooncake_connector.lookups import outcome
 from mooncake_connector.sglang.bootstrap import PrefillRanks, RankId
 from mooncake_connector.sglang.identity import request_number, tag_of
@@ -175,6 +175,8 @@ class Receiver(BaseKVReceiver):
         """Nothing writes to the pages any more."""
         self._recv = None
         if completion.error is not None:
+            if isinstance(completion.error, (PeerLost, PeerUnreachable)):
+                self.kv_mgr.lost(self.bootstrap_addr)
             self._fail(str(completion.error))
             return
         self._advance(KVPoll.Success)
