@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+# Under which name every server serves the tiny model.
+MODEL_NAME = "tiny"
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 15.0
 LOG_LINES_SHOWN = 25
@@ -34,12 +36,13 @@ class Server:
     log: Path
     process: subprocess.Popen[bytes]
     started: float
+    readiness: str = "/health"
     ready_after: float | None = None
 
     def answers(self) -> bool:
-        """Whether GET /health succeeds now."""
+        """Whether GET of the path that tells its readiness succeeds now."""
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+            with urllib.request.urlopen(f"{self.url}{self.readiness}", timeout=2):
                 return True
         except OSError:
             return False
@@ -91,9 +94,14 @@ class Servers:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts)
 
     def start(
-        self, name: str, command: Sequence[str], url: str, environment: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        url: str,
+        environment: Mapping[str, str],
+        readiness: str = "/health",
     ) -> Server:
-        """Starts a server; wait_ready() says when it answers at `url`."""
+        """Starts a server; wait_ready() says when it answers at `url` and this path."""
         log = self._logs / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -104,7 +112,7 @@ class Servers:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        server = Server(name, url, log, process, time.monotonic())
+        server = Server(name, url, log, process, time.monotonic(), readiness)
         self._servers.append(server)
         return server
 

@@ -8,13 +8,12 @@ disaggregated.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers import Server, Servers, free_port
+from servers import MODEL_NAME, Server, Servers, free_port
 
 HOST = "127.0.0.1"
 # Prompts longer than this are prefilled in chunks, and their KV is sent chunk by chunk.
@@ -84,7 +83,8 @@ class SGLangCluster:
             *("--prometheus-host", HOST, "--prometheus-port", str(free_port())),
         ]
         url = f"http://{HOST}:{port}"
-        return self.servers.start(f"router{self.suffix}", command, url, ENVIRONMENT)
+        # It is healthy before it knows a server, and ready afterwards.
+        return self.servers.start(f"router{self.suffix}", command, url, ENVIRONMENT, "/readiness")
 
     def _disaggregation(self, mode: str, backend: str | None = None) -> tuple[str, ...]:
         return (
@@ -97,6 +97,7 @@ class SGLangCluster:
         port = free_port()
         command = [
             *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(self.model)),
+            *("--served-model-name", MODEL_NAME),
             *("--host", HOST, "--port", str(port), "--page-size", str(self.page_size)),
             *("--max-total-tokens", str(POOL_TOKENS), "--max-running-requests", "16"),
             *("--chunked-prefill-size", str(CHUNK_TOKENS)),
@@ -105,9 +106,5 @@ class SGLangCluster:
             *options,
         ]
         environment = {**ENVIRONMENT, **self.environment}
-        # Whatever the shell says about this machine's own deployment is not for these servers.
-        environment.update(
-            {name: "" for name in ("http_proxy", "HTTP_PROXY") if name in os.environ}
-        )
         url = f"http://{HOST}:{port}"
         return self.servers.start(f"{name}{self.suffix}", command, url, environment)

@@ -243,7 +243,6 @@ def test_pages_are_unsafe_until_the_transfer_has_ended(
     request.ask()
     request.receiver.ensure_abort_notified(force_arm=True)
     assert request.receiver.abort_notified
-    request.receiver.failure_exception
     safe = [decode.manager.is_abort_release_safe(request.room, 1)]
     while not safe[-1]:
         safe.append(decode.manager.is_abort_release_safe(request.room, 1))
