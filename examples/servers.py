@@ -116,6 +116,10 @@ class Servers:
         self._servers.append(server)
         return server
 
+    def forget(self, server: Server) -> None:
+        """A server that was ended on purpose is no failure."""
+        self._servers.remove(server)
+
     def check(self) -> None:
         """Raises ServerFailed when one of the servers has ended."""
         for server in self._servers:

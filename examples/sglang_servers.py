@@ -53,27 +53,27 @@ class SGLangCluster:
     backend: str = BACKEND
     options: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    prefill_port: int = field(default_factory=free_port)
     bootstrap_port: int = field(default_factory=free_port)
-    suffix: str = ""
 
     def plain(self) -> Server:
         """A server that prefills and decodes by itself: what the answers are compared with."""
-        return self._sglang("plain", ())
+        return self._sglang("plain", free_port(), ())
 
-    def prefill(self, *options: str) -> Server:
+    def prefill(self) -> Server:
         """The server that computes prompts' KV; its bootstrap server tells where its ranks are."""
-        return self._sglang(
-            "prefill",
-            (*self._disaggregation("prefill"), *options),
-        )
+        return self._sglang("prefill", self.prefill_port, self._disaggregation("prefill"))
 
-    def decode(self, *options: str, name: str = "decode", backend: str | None = None) -> Server:
-        """The server that generates; another backend can be tried in place of ours."""
+    def decode(
+        self, *options: str, name: str = "decode", environment: Mapping[str, str] | None = None
+    ) -> Server:
+        """The server that generates; there may be several."""
+        # The default keeps retracted requests in pinned memory, which needs a GPU.
         backup = ("--disaggregation-decode-retraction-backup", "cpu_tensor")
-        mode = self._disaggregation("decode", backend)
-        return self._sglang(name, (*mode, *backup, *options))
+        mode = self._disaggregation("decode")
+        return self._sglang(name, free_port(), (*mode, *backup, *options), environment)
 
-    def router(self, prefill: Server, decode: Server) -> Server:
+    def router(self, prefill: Server, decode: Server, name: str = "router") -> Server:
         """sglang-router: sends each request to both, under one room number."""
         port = free_port()
         command = [
@@ -82,19 +82,24 @@ class SGLangCluster:
             *("--host", HOST, "--port", str(port), "--policy", "round_robin"),
             *("--prometheus-host", HOST, "--prometheus-port", str(free_port())),
         ]
-        url = f"http://{HOST}:{port}"
         # It is healthy before it knows a server, and ready afterwards.
-        return self.servers.start(f"router{self.suffix}", command, url, ENVIRONMENT, "/readiness")
+        url = f"http://{HOST}:{port}"
+        return self.servers.start(name, command, url, ENVIRONMENT, "/readiness")
 
-    def _disaggregation(self, mode: str, backend: str | None = None) -> tuple[str, ...]:
+    def _disaggregation(self, mode: str) -> tuple[str, ...]:
         return (
             *("--disaggregation-mode", mode),
-            *("--disaggregation-transfer-backend", backend or self.backend),
+            *("--disaggregation-transfer-backend", self.backend),
             *("--disaggregation-bootstrap-port", str(self.bootstrap_port)),
         )
 
-    def _sglang(self, name: str, options: Sequence[str]) -> Server:
-        port = free_port()
+    def _sglang(
+        self,
+        name: str,
+        port: int,
+        options: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> Server:
         command = [
             *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(self.model)),
             *("--served-model-name", MODEL_NAME),
@@ -105,6 +110,5 @@ class SGLangCluster:
             *self.options,
             *options,
         ]
-        environment = {**ENVIRONMENT, **self.environment}
-        url = f"http://{HOST}:{port}"
-        return self.servers.start(f"{name}{self.suffix}", command, url, environment)
+        told = {**ENVIRONMENT, **self.environment, **(environment or {})}
+        return self.servers.start(name, command, f"http://{HOST}:{port}", told)
