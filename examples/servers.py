@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ MODEL_NAME = "tiny"
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 15.0
 LOG_LINES_SHOWN = 25
+LOWEST_PORT = 10240
+_given_out: set[int] = set()
 
 
 class ServerFailed(Exception):
@@ -164,8 +167,17 @@ class Servers:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nobody listens on now.
+
+    A server takes it only when its model is loaded. It lies below the ports that the kernel hands
+    out by itself meanwhile, and is returned once.
+    """
+    first_of_kernels = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(LOWEST_PORT, max(first_of_kernels, 2 * LOWEST_PORT))
+    while True:
+        port = random.SystemRandom().choice(candidates)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given_out:
+                _given_out.add(port)
+                return port
