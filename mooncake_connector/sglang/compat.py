@@ -84,6 +84,7 @@ USED_NAMES: Final = {
     "sglang.srt.runtime_context": (
         "get_device",
         "get_disagg",
+        "get_memory",
         "get_parallel",
         "get_serving",
     ),
@@ -222,9 +223,9 @@ def require_supported_sglang() -> None:
         )
 
 
-def require_supported_features(args: KVArgs, server_args: Any) -> None:
+def require_supported_features(args: KVArgs) -> None:
     """Raises UnsupportedError that names everything in this set-up that was never tested."""
-    from sglang.srt.runtime_context import get_disagg, get_parallel
+    from sglang.srt.runtime_context import get_disagg, get_memory, get_parallel
 
     parallel = get_parallel()
     checks = {
@@ -232,7 +233,7 @@ def require_supported_features(args: KVArgs, server_args: Any) -> None:
         "context parallelism (--attention-context-parallel-size)": parallel.attn_cp_size > 1,
         "pipeline parallelism (--pp-size)": parallel.pp_size > 1,
         "--enable-kv-cache-sharding": bool(parallel.enable_kv_cache_sharding),
-        "--enable-hisparse": bool(server_args.enable_hisparse),
+        "--enable-hisparse": bool(get_memory().enable_hisparse),
         "--disaggregation-decode-allocation-policy prefill_complete": (
             get_disagg().disaggregation_decode_allocation_policy != "early"
         ),

@@ -62,7 +62,7 @@ class Manager(CommonKVManager):
             UnsupportedError: something in this set-up cannot be carried, or was never tested.
             ConfigError: an option is wrong, or an address cannot be used.
         """
-        require_supported_features(args, server_args)
+        require_supported_features(args)
         self.config: Final = ConnectorConfig.from_environment()
         logging.getLogger("mooncake_connector").setLevel(self.config.log_level.upper())
         check_devices(args)

@@ -40,8 +40,9 @@ class Receiver(BaseKVReceiver):
     """
 
     require_staging = False
-    # SGLang's recomputation after retraction enters it before it calls abort().
+    # SGLang's recomputation after retraction looks at these before it calls abort().
     _lifecycle_lock = contextlib.nullcontext()
+    _owns_bootstrap_room = True
 
     def __init__(
         self, mgr: Manager, bootstrap_addr: str, bootstrap_room: int | None = None
