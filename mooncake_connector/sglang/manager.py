@@ -22,7 +22,7 @@ from sglang.srt.utils.network import NetworkAddress
 from mooncake_connector.bootstrap import Registration, bearer_tokens
 from mooncake_connector.config import ConnectorConfig
 from mooncake_connector.engine import Completion, Engine, Transfer
-from mooncake_connector.errors import MooncakeConnectorError
+from mooncake_connector.errors import ConfigError, MooncakeConnectorError
 from mooncake_connector.lookups import outcome
 from mooncake_connector.sglang.bootstrap import PrefillRanks, RankId, Topology, tell_dp_rank
 from mooncake_connector.sglang.compat import require_supported_features
@@ -34,12 +34,29 @@ if TYPE_CHECKING:
     from sglang.srt.disaggregation.base import KVArgs
 
 _REGISTER_CURE: Final = "check --host and --disaggregation-bootstrap-port"
+# Options of the other adapter, and what takes their place.
+_SGLANGS_OPTIONS: Final = {
+    "bootstrap_host": "--host",
+    "bootstrap_port": "--disaggregation-bootstrap-port",
+    "bootstrap_advertise": "the host that the router is given for the prefill server",
+    "max_wait": "SGLANG_DISAGGREGATION_WAITING_TIMEOUT",
+}
 _MOST_PREFILL_SERVERS: Final = 1024
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 logger = logging.getLogger(__name__)
 
 Ended = Callable[[Completion], None]
+
+
+def _refuse_foreign_options(config: ConnectorConfig) -> None:
+    """Raises ConfigError for options that are set and mean nothing here."""
+    defaults = ConnectorConfig()
+    for name, cure in _SGLANGS_OPTIONS.items():
+        if getattr(config, name) != getattr(defaults, name):
+            raise ConfigError(
+                f"MOONCAKE_CONNECTOR_{name.upper()} is for vLLM; with SGLang, set {cure} instead"
+            )
 
 
 class Manager(CommonKVManager):
@@ -64,6 +81,7 @@ class Manager(CommonKVManager):
         """
         require_supported_features(args)
         self.config: Final = ConnectorConfig.from_environment()
+        _refuse_foreign_options(self.config)
         logging.getLogger("mooncake_connector").setLevel(self.config.log_level.upper())
         check_devices(args)
         share = share_of_model(

@@ -74,11 +74,11 @@ def test_malformed_bytes_on_every_port_do_nothing(
     deployment: Deployment, plain: Client, what: str
 ) -> None:
     for port in [*deployment.engine_ports(), deployment.cluster.bootstrap_port]:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            # It may hang up while we are still talking.
-            with contextlib.suppress(OSError):
-                connection.sendall(MALFORMED[what])
-                connection.shutdown(socket.SHUT_WR)
+        connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        # It may hang up while we are still talking.
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(MALFORMED[what])
+            connection.shutdown(socket.SHUT_WR)
     prompt = new_prompt(100)
     assert deployment.router.complete(prompt) == plain.complete(prompt)
 

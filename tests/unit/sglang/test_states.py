@@ -235,6 +235,18 @@ def test_an_unknown_layout_is_refused_at_start(start: Start) -> None:
     assert "5 regions" in refused(start, odd_regions)
 
 
+@pytest.mark.parametrize(
+    ("option", "cure"),
+    [("BOOTSTRAP_PORT", "--disaggregation-bootstrap-port"), ("MAX_WAIT", "WAITING_TIMEOUT")],
+)
+def test_options_of_the_other_adapter_are_refused_at_start(
+    start: Start, monkeypatch: pytest.MonkeyPatch, option: str, cure: str
+) -> None:
+    monkeypatch.setenv(f"MOONCAKE_CONNECTOR_{option}", "77")
+    with pytest.raises(ConfigError, match=f"MOONCAKE_CONNECTOR_{option} is for vLLM.*{cure}"):
+        start("prefill")
+
+
 def test_a_wrong_device_is_refused_at_start(start: Start) -> None:
     def device(worker: Worker) -> None:
         worker.args.ib_device = "no_such_device"
