@@ -23,7 +23,7 @@ ifneq ($(shell command -v ccache),)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
-.PHONY: help demo demo-sglang test bench simulate mutants lint format wheel install vllm-env sglang-env \
+.PHONY: help demo demo-sglang test bench bench-sglang simulate mutants lint format wheel install vllm-env sglang-env \
         clean distclean
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make demo-sglang  the same with SGLang and its router"
 	@echo "make test       every test this machine can run     (STAGES='unit contract' for some of them)"
 	@echo "make bench      paged copies over every path, beside memcpy and raw TCP   (BENCH_ARGS=...)"
+	@echo "make bench-sglang  KV into fragmented pools, beside SGLang's own backend         (BENCH_ARGS=...)"
 	@echo "make simulate   the protocol in a simulated network, with many seeds     (SEEDS=100000)"
 	@echo "make mutants    mistakes planted in the protocol, which the simulator has to find"
 	@echo "make lint       ruff, mypy, clang-format, clang-tidy"
@@ -49,6 +50,10 @@ test: .venv/.ready
 
 bench: .venv/.installed
 	$(BIN)/mooncake-connector bench $(BENCH_ARGS)
+
+bench-sglang: .venv-sglang/.bench
+	.venv-sglang/bin/python examples/pool_churn.py
+	.venv-sglang/bin/python examples/sglang_churn.py $(BENCH_ARGS)
 
 simulate: .venv/.ready
 	$(BIN)/cmake --preset simulate
@@ -98,6 +103,11 @@ build/.wheel: .venv/.ready $(SOURCES)
 .venv-sglang/.ready: build/.wheel requirements/sglang-cpu.txt tools/make_sglang_env.sh \
                      tools/make_pinned_env.sh $(wildcard tools/sglang_cpu/*.py tools/sglang_cpu/*/*.py)
 	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_sglang_env.sh .venv-sglang dist/*.whl
+	@touch $@
+
+# What SGLang is compared with, and what draws the comparison.
+.venv-sglang/.bench: .venv-sglang/.ready requirements/sglang-bench.txt
+	.venv-sglang/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/sglang-bench.txt
 	@touch $@
 
 clean:
