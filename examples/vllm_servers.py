@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers import Server, Servers, free_port
+from servers import MODEL_NAME, Server, Servers, free_port
 
 HOST = "127.0.0.1"
-MODEL_NAME = "tiny"
 MAX_MODEL_LEN = 2048
 # Prompts longer than this are prefilled in chunks, and their KV is sent chunk by chunk.
 CHUNK_TOKENS = 256

@@ -28,8 +28,9 @@ REPORTS = ROOT / "build" / "reports"
 # A stage is ended at this multiple of its budget: slow machines pass, hangs do not.
 PATIENCE = 3
 
-# What imports vLLM lives here, whatever kind of test it is.
+# What imports a serving engine lives here, whatever kind of test it is.
 VLLM_TESTS = ("tests/unit/vllm", "tests/e2e")
+SGLANG_TESTS = ("tests/unit/sglang", "tests/e2e_sglang")
 
 Command = tuple[str, ...]
 
@@ -103,9 +104,25 @@ def pytest(name: str, title: str, budget: int, *paths: str) -> Stage:
     )
 
 
+def inside(engine: str, title: str, budget: int, *paths: str) -> Stage:
+    """Tests in the environment of a serving engine."""
+    return Stage(
+        name=engine,
+        title=title,
+        budget=budget,
+        prepare=(("make", "--no-print-directory", f"{engine}-env"),),
+        test=(f".venv-{engine}/bin/pytest", f"--junit-xml={REPORTS / engine}.xml", *paths),
+        lacking=r"(.*(?:is pinned for Python|needs libnuma|No matching distribution).*)",
+    )
+
+
 STAGES = (
     pytest(
-        "unit", "Python units; builds the wheel", 360, "tests/unit", f"--ignore={VLLM_TESTS[0]}"
+        "unit",
+        "Python units; builds the wheel",
+        360,
+        "tests/unit",
+        *(f"--ignore={tests[0]}" for tests in (VLLM_TESTS, SGLANG_TESTS)),
     ),
     pytest("contract", "Every path against one suite", 120, "tests/contract"),
     pytest("integration", "Processes that die, freeze, restart", 210, "tests/integration"),
@@ -118,17 +135,8 @@ STAGES = (
     # A third build without sanitizers would show nothing that these two do not.
     cpp("asan", "C++ under AddressSanitizer, UBSan", 360),
     cpp("tsan", "C++ with threads, under ThreadSanitizer", 240),
-    Stage(
-        name="vllm",
-        title="Inside vLLM; makes its environment",
-        budget=750,
-        prepare=(("make", "--no-print-directory", "vllm-env"),),
-        test=(
-            *(".venv-vllm/bin/pytest", f"--junit-xml={REPORTS / 'vllm.xml'}"),
-            *(path for path in VLLM_TESTS if (ROOT / path).exists()),
-        ),
-        lacking=r"(.*(?:vLLM is pinned for|needs libnuma|No matching distribution).*)",
-    ),
+    inside("vllm", "Inside vLLM; makes its environment", 750, *VLLM_TESTS),
+    inside("sglang", "Inside SGLang; makes its environment", 600, *SGLANG_TESTS),
 )
 
 

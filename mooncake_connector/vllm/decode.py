@@ -15,10 +15,11 @@ import numpy as np
 
 from mooncake_connector.config import ConnectorConfig
 from mooncake_connector.errors import ConfigError, MooncakeConnectorError
+from mooncake_connector.lookups import outcome
 from mooncake_connector.vllm.compat import window_of
 from mooncake_connector.vllm.identity import tag_of
 from mooncake_connector.vllm.metadata import Load, Part, Release, StepMetadata
-from mooncake_connector.vllm.resolver import Resolver, outcome
+from mooncake_connector.vllm.resolver import Resolver
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks

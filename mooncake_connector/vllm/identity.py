@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mooncake_connector import fingerprint
+
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
     from vllm.v1.request import Request
-
-# Fields of a model's configuration that differ between copies of one model.
-_VOLATILE_MODEL_FIELDS = frozenset({"_name_or_path", "name_or_path", "transformers_version"})
 
 # vLLM names what one client request becomes "<n>_<id>-<prompt>-<8 hex digits>": <n> counts the
 # samples of one prompt, <prompt> the prompts of one request, the digits make it unique.
@@ -59,11 +56,7 @@ def model_fingerprint(model: ModelConfig, model_id: str | None) -> str:
         model: vLLM's description of the model.
         model_id: the operator's own name for the model, where its folder's name differs.
     """
-    name = model_id or Path(model.model).name
-    fields = model.hf_config.to_dict()
-    stable = {key: fields[key] for key in fields.keys() - _VOLATILE_MODEL_FIELDS}
-    text = json.dumps(stable, sort_keys=True, default=str)
-    return f"{name}|config {hashlib.sha256(text.encode()).hexdigest()[:16]}|{model.dtype}"
+    return fingerprint.model_fingerprint(model.model, model.hf_config, model.dtype, model_id)
 
 
 def _digest(pieces: Iterable[bytes]) -> bytes:

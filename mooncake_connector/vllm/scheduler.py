@@ -12,14 +12,14 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mooncake_connector.bootstrap import Registration, bearer_tokens
 from mooncake_connector.config import ConnectorConfig
 from mooncake_connector.errors import UnsupportedError
 from mooncake_connector.vllm.bootstrap import (
     BootstrapServer,
     RankEntry,
-    Registration,
     WorkerAddresses,
-    bearer_tokens,
+    register,
 )
 from mooncake_connector.vllm.decode import DecodeLedger
 from mooncake_connector.vllm.metadata import StepMetadata, WorkerAddress
@@ -100,7 +100,7 @@ class ConnectorScheduler:
         if self._server is not None:
             self._server.publish(self._rank, entry)
         else:
-            self._registration = Registration(*self._bootstrap, self._rank, entry, self._tokens)
+            self._registration = register(*self._bootstrap, self._rank, entry, self._tokens)
 
     def new_request(self, request: Request) -> None:
         """A request has arrived. Its parameters are the client's, so nothing in them is trusted."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""examples/demo_vllm.py: what it says while servers start, and what counts as a success."""
+"""examples/demonstration.py: what it says while servers start, and what counts as a success."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from demo_vllm import Answer, Comparison, wait_ready
+from demonstration import Answer, Comparison, wait_ready
 from rich.console import Console
 from transfer_log import Transfer
 

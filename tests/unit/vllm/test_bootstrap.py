@@ -13,6 +13,12 @@ from typing import Any
 
 import pytest
 
+from mooncake_connector.bootstrap import (
+    MAX_BODY_BYTES,
+    bearer_tokens,
+    fetch,
+    parse_bootstrap_address,
+)
 from mooncake_connector.config import ConnectorConfig
 from mooncake_connector.errors import (
     AuthenticationFailed,
@@ -21,15 +27,9 @@ from mooncake_connector.errors import (
     PeerUnreachable,
     ProtocolError,
 )
-from mooncake_connector.vllm import bootstrap
-from mooncake_connector.vllm.bootstrap import (
-    BootstrapServer,
-    RankEntry,
-    Registration,
-    bearer_tokens,
-    fetch,
-)
-from mooncake_connector.vllm.resolver import Resolver, outcome, parse_bootstrap_address
+from mooncake_connector.lookups import outcome
+from mooncake_connector.vllm.bootstrap import BootstrapServer, RankEntry, register
+from mooncake_connector.vllm.resolver import Resolver
 
 ENTRY = RankEntry("p:8998/0", {0: {0: "127.0.0.1:41"}, 1: {0: "127.0.0.1:42"}})
 
@@ -72,7 +72,7 @@ def test_query_has_the_shape_that_routers_read(server: BootstrapServer) -> None:
 def test_other_ranks_register(server: BootstrapServer, resolver: Resolver) -> None:
     server.publish(0, ENTRY)
     second = RankEntry("p:8998/1", {0: {0: "127.0.0.1:51"}})
-    registration = Registration("127.0.0.1", server.port, 1, second)
+    registration = register("127.0.0.1", server.port, 1, second)
     registration._thread.join(10)
     address = f"http://127.0.0.1:{server.port}"
     assert resolve(resolver, address, "p:8998/1") == ["127.0.0.1:51"]
@@ -123,7 +123,7 @@ def test_with_the_key_workers_are_found_and_registered(
 ) -> None:
     key_file = keyed(tmp_path, *keys)
     second = RankEntry("p:8998/1", {0: {0: "127.0.0.1:51"}})
-    registration = Registration("127.0.0.1", guarded.port, 1, second, bearer_tokens(key_file))
+    registration = register("127.0.0.1", guarded.port, 1, second, bearer_tokens(key_file))
     registration._thread.join(10)
     registration.close()
     resolver = Resolver(ConnectorConfig(bootstrap_timeout=2.0, key_file=key_file))
@@ -170,7 +170,7 @@ def test_malformed_registrations_are_refused(server: BootstrapServer, body: byte
 
 def test_large_bodies_are_refused_unread(server: BootstrapServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
-        length = bootstrap.MAX_BODY_BYTES + 1
+        length = MAX_BODY_BYTES + 1
         connection.sendall(f"POST /register HTTP/1.0\r\nContent-Length: {length}\r\n\r\n".encode())
         assert b" 413 " in connection.recv(1000)
 
@@ -277,7 +277,7 @@ class Misbehaving:
                 elif kind == "endless":
                     self.send_response(200)
                     self.end_headers()
-                    self.wfile.write(b"{" * (bootstrap.MAX_BODY_BYTES + 10))
+                    self.wfile.write(b"{" * (MAX_BODY_BYTES + 10))
                 elif kind == "no http":
                     self.wfile.write(b"what?\r\n\r\n")
                 else:
