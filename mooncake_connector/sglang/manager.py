@@ -43,7 +43,7 @@ _SGLANGS_OPTIONS: Final = {
     "max_wait": "SGLANG_DISAGGREGATION_WAITING_TIMEOUT",
 }
 _MOST_PREFILL_SERVERS: Final = 1024
-_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104
 
 logger = logging.getLogger(__name__)
 
