@@ -166,7 +166,8 @@ def plot(samples: Samples, path: Path) -> None:
         panel.set_ylabel(quantity, fontsize=8)
         panel.set_ylim(0, 1.15 * max(map(max, mine.values())))
     panels[0].legend(fontsize=8, loc="lower right")
-    panels[-1].set_xlabel("minutes; grey: a peer was killed or frozen")
+    grey = "; grey: a peer was killed or frozen" if samples.incidents else ""
+    panels[-1].set_xlabel(f"minutes{grey}")
     figure.tight_layout()
     figure.savefig(path, dpi=80)
 
@@ -189,7 +190,7 @@ def main() -> int:
                 "minutes": arguments.minutes,
                 "seed": arguments.seed,
                 "totals": samples.totals,
-                "incidents": kinds,
+                "incidents": samples.incidents,
                 "trends": {each.name: each.growth for each in trends},
                 "wrong": samples.wrong,
                 "left": left,

@@ -7,6 +7,7 @@ and reports what it measured.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import time
@@ -14,8 +15,10 @@ from collections.abc import Iterable
 
 import pytest
 from support.figures import Figure
-from support.sites import Site, Sites
-from support.station import Report, Tally
+from support.node import eventually
+from support.processes import NodeProcess
+from support.sites import WAYS, Site, Sites
+from support.station import SHAPE, Report, Tally
 
 PEER_TIMEOUT = 2.0
 SLACK = 3.0
@@ -189,10 +192,36 @@ def test_a_frozen_observer_declares_nobody_lost(sites: Sites, figure: Figure) ->
     figure("healthy peers declared lost because this process stood still for 5 s", "0 of 6")
 
 
+@pytest.mark.parametrize("path", WAYS)
+def test_a_frozen_observer_that_hears_nothing_in_between(path: str) -> None:
+    """Its peers have no reason to speak, so that only its own clock could deceive it."""
+    with NodeProcess() as process, NodeProcess() as other:
+        observer = process.node(paths=(path,), peer_timeout=PEER_TIMEOUT)
+        sender = other.node(paths=(path,), peer_timeout=60.0)
+        for node in (observer, sender):
+            node.add_pool("kv", SHAPE)
+        send = sender.send(b"request")
+        recv = observer.recv(sender.address(), b"request", [("kv", range(9))], tokens=144)
+        eventually(lambda: sender.matched(send))
+        process.freeze()
+        time.sleep(PEER_TIMEOUT + 1)
+        process.thaw()
+        time.sleep(1)
+        assert not observer.done(recv)
+        sender.fill("kv", b"request", range(20, 29))
+        sender.append(send, "kv", range(20, 29))
+        sender.mark_ready(send, 144)
+        sender.finish(send)
+        ended = observer.wait(recv)
+        assert ended.ok, ended
+        assert observer.difference("kv", (b"request", range(9), 0, range(144))) is None
+
+
 def test_aborts_at_random_moments(sites: Sites, figure: Figure) -> None:
-    left, right = (sites.make(name, patience=0.3) for name in ("left", "right"))
+    shape = dataclasses.replace(SHAPE, page_count=2048)
+    left, right = (sites.make(name, shape=shape, patience=0.3) for name in ("left", "right"))
     for site, other in (left, right), (right, left):
-        site.fetch_from(other, in_flight=12, tokens=160, aborts=0.8)
+        site.fetch_from(other, in_flight=12, tokens=160, large=8192, aborts=0.8)
     wanted = 10_000
     here = there = 0
     resident, descriptors = [], []

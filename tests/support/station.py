@@ -46,6 +46,7 @@ SHAPE = Shape(
     dtype="float64",
 )
 _TURN = 0.0005  # seconds between two looks at what has happened
+_LARGE_SHARE = 0.05
 _PAUSE = 0.02  # after a failure, before the same peer is asked again
 
 
@@ -56,6 +57,7 @@ class Load:
     Attributes:
         in_flight: fetches at a time.
         tokens: of a fetch, at most.
+        large: tokens of a few fetches, which take long enough to be hit in the middle.
         steps: in which they become ready, at most.
         pace: seconds from one step to the next.
         aborts: share of the fetches that one of the two sides gives up, at a random moment.
@@ -65,6 +67,7 @@ class Load:
 
     in_flight: int = 4
     tokens: int = 768
+    large: int = 0
     steps: int = 4
     pace: float = 0.0
     aborts: float = 0.0
@@ -350,7 +353,8 @@ class Station:
 
     def _fetch(self, peer: _Peer) -> bool:
         chance = self._random
-        tokens = chance.randint(1, peer.load.tokens)
+        large = peer.load.large and chance.random() < _LARGE_SHARE
+        tokens = peer.load.large if large else chance.randint(1, peer.load.tokens)
         count = -(-tokens // self._pool.page_size)
         if len(self._clean) < count:
             return False
@@ -363,12 +367,11 @@ class Station:
             "pace": peer.load.pace,
         }
         abort_at = None
-        moment = time.monotonic() + chance.uniform(0, 0.005)
         match chance.random() < peer.load.aborts, chance.random() < 0.5:
             case True, True:
-                abort_at = moment
+                abort_at = time.monotonic() + chance.uniform(0, 0.05 if large else 0.005)
             case True, False:
-                order["abort_at"] = moment
+                order["abort_after"] = chance.uniform(0, 0.005)
         if chance.random() < 0.5:  # else the request comes before what it asks for
             if not self._order(peer, order):
                 peer.not_before = time.monotonic() + _PAUSE
@@ -433,11 +436,12 @@ class Station:
         self._pages.fill(tag, pages, until=steps[-1])
         send = self._engine.send(tag, deadline=self._patience)
         send.append(self._pool, pages)
+        now = time.monotonic()
         self._deliveries[send] = _Delivery(
             self._sent[order["for"]],
             pages,
-            time.monotonic(),
-            order.get("abort_at"),
+            now,
+            now + order["abort_after"] if "abort_after" in order else None,
             steps,
             order["pace"],
         )
