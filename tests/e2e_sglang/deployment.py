@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -14,7 +15,7 @@ from client import Client, RequestFailed, new_prompt
 from servers import Server, Servers
 from sglang_servers import SGLangCluster
 
-START_TIMEOUT = 600.0
+START_TIMEOUT = 900.0
 LIAR = Path(__file__).parent / "lying"
 _ENGINE = re.compile(r"engine listens on 127\.0\.0\.1:(\d+)")
 
@@ -27,7 +28,7 @@ class Setting:
         page_size: SGLang's.
         decode: further options of the decode server.
         environment: of both servers.
-        liar: whether a second decode server is wanted that fetches nothing.
+        liar: whether the decode server can be made to fetch nothing.
     """
 
     page_size: int
@@ -43,6 +44,7 @@ class Deployment:
         self._servers = Servers(logs)
         logged = {"MOONCAKE_CONNECTOR_LOG_LEVEL": "debug", **setting.environment}
         self._setting = setting
+        self._lie = logs / "lie"
         self.cluster = SGLangCluster(
             self._servers, model, page_size=setting.page_size, environment=logged
         )
@@ -61,18 +63,23 @@ class Deployment:
 
     def _start(self) -> None:
         self.prefill = self.cluster.prefill()
-        self.decode = self.cluster.decode(*self._setting.decode)
-        if self._setting.liar:
-            liar = self.cluster.decode(name="liar", environment={"PYTHONPATH": str(LIAR)})
+        liar = {"PYTHONPATH": str(LIAR), "LYING_RECEIVER_FILE": str(self._lie)}
+        self.decode = self.cluster.decode(
+            *self._setting.decode, environment=liar if self._setting.liar else None
+        )
         self._wait()
         self.router = Client(self.cluster.router(self.prefill, self.decode).url)
-        if self._setting.liar:
-            router = self.cluster.router(self.prefill, liar, name="liars-router")
-            self.liars_router = Client(router.url)
         self._wait()
 
     def _wait(self) -> None:
         self._servers.wait_ready(START_TIMEOUT, lambda _: None)
+
+    @contextlib.contextmanager
+    def lying(self) -> Iterator[None]:
+        """The decode server reports requests as fetched, and fetches no page."""
+        self._lie.touch()
+        yield
+        self._lie.unlink()
 
     def check(self) -> None:
         """Fails if a server has ended."""

@@ -37,9 +37,12 @@ def test_answers_equal_the_plain_servers(deployment: Deployment, plain: Client) 
 
 def test_a_receiver_that_fetches_nothing_is_noticed(deployment: Deployment, plain: Client) -> None:
     """The negative control: without it, equal answers would prove nothing."""
-    for length in LENGTHS[2:]:
-        prompt = new_prompt(length)
-        assert deployment.liars_router.complete(prompt) != plain.complete(prompt), length
+    with deployment.lying():
+        for length in LENGTHS[2:]:
+            prompt = new_prompt(length)
+            assert deployment.router.complete(prompt) != plain.complete(prompt), length
+    prompt = new_prompt(100)
+    assert deployment.router.complete(prompt) == plain.complete(prompt)
 
 
 def test_lists_of_prompts_and_requests_at_once(deployment: Deployment, plain: Client) -> None:

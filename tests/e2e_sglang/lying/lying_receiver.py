@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A receiver that reports every fetch as done and fetches no KV: the tests' negative control.
+"""Receivers that report every fetch as done and fetch no KV: the tests' negative control.
 
-The first token has to come, because SGLang waits for it; the pages are asked for by nobody.
+The first token has to come, because SGLang waits for it; the pages are asked for by nobody. They
+lie as long as a file exists, so that one decode server serves all tests.
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 
@@ -14,8 +17,10 @@ def activate() -> None:
     from mooncake_connector.sglang.receiver import Receiver
 
     honest = Receiver.send_metadata
+    lie = Path(os.environ["LYING_RECEIVER_FILE"])
 
     def send_metadata(self: Receiver, kv_indices: Any, *arguments: Any, **options: Any) -> None:
-        honest(self, kv_indices[:0], *arguments, **options)
+        wanted = kv_indices[:0] if lie.exists() else kv_indices
+        honest(self, wanted, *arguments, **options)
 
     Receiver.send_metadata = send_metadata  # type: ignore[method-assign]

@@ -234,20 +234,38 @@ def test_decode_aborts_while_pages_come(start: Start, bootstrap: BootstrapServer
     assert "cancel" in failure(request.sender)
 
 
-def test_pages_are_unsafe_until_the_transfer_has_ended(
-    start: Start, bootstrap: BootstrapServer
+def test_pages_are_unsafe_until_the_engine_says_otherwise(
+    start: Start, bootstrap: BootstrapServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another rank failed: this one is told to give up, and its pages have to wait."""
+    """A request that is given up holds its pages until the end of its transfer is known."""
+    prefill, decode = start("prefill"), start("decode")
+    request = Request(prefill, decode, bootstrap, pages=40)
+    request.ask()
+    with monkeypatch.context() as silence:
+        silence.setattr(decode.manager, "collect", lambda: None)
+        request.receiver.abort()
+        assert request.receiver.abort_notified
+        assert request.receiver.poll() == KVPoll.Transferring
+        assert not request.receiver.is_abort_release_safe()
+        assert not decode.manager.is_abort_release_safe(request.room, 1)
+    assert settle(request.receiver) == [KVPoll.Failed]
+    assert request.receiver.is_abort_release_safe()
+    assert decode.manager.is_abort_release_safe(request.room, 1)
+
+
+def test_another_rank_failed(start: Start, bootstrap: BootstrapServer) -> None:
+    """SGLang then ends the request here too, and asks when its pages are safe."""
     prefill, decode = start("prefill"), start("decode")
     request = Request(prefill, decode, bootstrap, pages=40)
     request.ask()
     request.receiver.ensure_abort_notified(force_arm=True)
-    assert request.receiver.abort_notified
-    safe = [decode.manager.is_abort_release_safe(request.room, 1)]
-    while not safe[-1]:
-        safe.append(decode.manager.is_abort_release_safe(request.room, 1))
-    assert request.receiver.is_abort_release_safe()
-    assert request.receiver.poll() == KVPoll.Failed
+    with pytest.raises(KVTransferError) as caught:
+        request.receiver.failure_exception()
+    assert caught.value.is_from_another_rank
+    while not decode.manager.is_abort_release_safe(request.room, 1):
+        pass
+    decode.manager.clear_deferred_abort_state(request.room)
+    assert decode.manager.is_abort_release_safe(request.room, 0)
 
 
 def test_decode_gives_up_before_it_has_pages(start: Start, bootstrap: BootstrapServer) -> None:
