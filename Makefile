@@ -14,6 +14,9 @@ BENCH_ARGS ?=
 DEMO_ARGS ?=
 SEEDS ?= 100000
 SOAK_MINUTES ?= 30
+# Of fuzzing, for each target: seconds, and executions (-1: as many as fit).
+SECONDS ?= 60
+FUZZ_RUNS ?= -1
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc mooncake_connector -type f \( -name '*.[ch]pp' -o -name 'CMakeLists.txt' \
@@ -24,16 +27,17 @@ ifneq ($(shell command -v ccache),)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
-.PHONY: help demo test bench simulate mutants soak lint format wheel install vllm-env clean distclean
+.PHONY: help demo test bench simulate mutants fuzz soak lint format wheel install vllm-env clean distclean
 
 help:
 	@echo "make demo       two vLLM servers, a router, KV moved between them, answers compared"
 	@echo "make test       every test this machine can run     (STAGES='unit contract' for some of them)"
 	@echo "make bench      paged copies over every path, beside memcpy and raw TCP   (BENCH_ARGS=...)"
 	@echo "make simulate   the protocol in a simulated network, with many seeds     (SEEDS=100000)"
-	@echo "make mutants    mistakes planted in the protocol, which the simulator has to find"
+	@echo "make mutants    mistakes planted in the sources, which tests have to find"
+	@echo "make fuzz       what peers may say, made up by libFuzzer; needs clang 19 (SECONDS=60 FUZZ_RUNS=-1)"
 	@echo "make soak       engines under load, killed and frozen, for 30 minutes  (SOAK_MINUTES=30)"
-	@echo "make lint       ruff, mypy, clang-format, clang-tidy"
+	@echo "make lint       ruff, mypy, bandit, clang-format, clang-tidy"
 	@echo "make format     rewrites the sources as lint wants them"
 	@echo "make wheel      builds dist/*.whl"
 	@echo "make clean      removes what was built; make distclean removes the environments too"
@@ -53,7 +57,14 @@ simulate: .venv/.ready
 	MC_SEEDS=$(SEEDS) $(BIN)/ctest --preset simulate
 
 mutants: .venv/.ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/mutate.py
+	$(BIN)/cmake --preset asan
+	$(BIN)/cmake --build --preset asan --target test_protocol test_transport
+	$(BIN)/python tools/mutate.py
+
+fuzz: .venv/.ready
+	$(BIN)/cmake --preset fuzz
+	$(BIN)/cmake --build --preset fuzz
+	$(BIN)/python tools/fuzz.py --seconds $(SECONDS) --runs $(FUZZ_RUNS)
 
 soak: .venv/.installed
 	$(BIN)/python tools/soak.py --minutes $(SOAK_MINUTES)

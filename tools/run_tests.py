@@ -119,6 +119,38 @@ STAGES = (
     cpp("asan", "C++ under AddressSanitizer, UBSan", 360),
     cpp("tsan", "C++ with threads, under ThreadSanitizer", 240),
     Stage(
+        name="mutants",
+        title="Planted mistakes that tests find",
+        budget=120,
+        prepare=(
+            (".venv/bin/cmake", "--preset", "asan"),
+            (
+                *(".venv/bin/cmake", "--build", "--preset", "asan"),
+                *("--target", "test_protocol", "test_transport"),
+            ),
+        ),
+        test=(
+            *(".venv/bin/python", "tools/mutate.py", "--quick"),
+            *("--junit-xml", str(REPORTS / "mutants.xml")),
+        ),
+        lacking=r"(The C\+\+ tests need GoogleTest[^.]*\.)",
+    ),
+    Stage(
+        name="fuzz",
+        title="What peers may say, by libFuzzer",
+        budget=240,
+        prepare=(
+            (".venv/bin/cmake", "--preset", "fuzz"),
+            (".venv/bin/cmake", "--build", "--preset", "fuzz"),
+        ),
+        # A minute in all; docs/security.md says what longer runs did.
+        test=(
+            *(".venv/bin/python", "tools/fuzz.py", "--seconds", "20"),
+            *("--junit-xml", str(REPORTS / "fuzz.xml")),
+        ),
+        lacking=r"(The fuzz targets need [^.]*\.)",
+    ),
+    Stage(
         name="vllm",
         title="Inside vLLM; makes its environment",
         budget=570,
