@@ -431,7 +431,7 @@ Status World::check_remote(std::span<const Segment> segments, bool write) {
     return {};
 }
 
-void World::open_remote(TransferId transfer, SessionId, bool sends) {
+void World::open_internal(TransferId transfer, bool sends) {
     started(transfer, sends ? TransferKind::send : TransferKind::recv);
 }
 

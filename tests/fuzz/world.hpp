@@ -129,7 +129,7 @@ class World final : public Actions {
     void verify(GrantId grant, std::vector<SliceDigest> digests) override;
     void close_sink(GrantId grant) override;
     Status check_remote(std::span<const Segment> segments, bool write) override;
-    void open_remote(TransferId transfer, SessionId session, bool sends) override;
+    void open_internal(TransferId transfer, bool sends) override;
     void complete(TransferId id, const Status& outcome) override;
 
   private:
