@@ -16,6 +16,9 @@ DEMO_ARGS ?=
 VLLM_BUILD ?=
 SEEDS ?= 100000
 SOAK_MINUTES ?= 30
+# Of fuzzing, for each target: seconds, and executions (-1: as many as fit).
+SECONDS ?= 60
+FUZZ_RUNS ?= -1
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc mooncake_connector -type f \( -name '*.[ch]pp' -o -name 'CMakeLists.txt' \
@@ -26,8 +29,8 @@ ifneq ($(shell command -v ccache),)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
-.PHONY: help demo demo-cpu demo-gpu demo-sglang test bench bench-sglang simulate mutants soak lint format wheel \
-        install vllm-env sglang-env clean distclean
+.PHONY: help demo demo-cpu demo-gpu demo-sglang test bench bench-sglang simulate mutants fuzz soak lint format \
+        wheel install vllm-env sglang-env clean distclean
 
 help:
 	@echo "make demo       two vLLM servers, a router, KV moved between them, answers compared   (VLLM_BUILD=cpu or gpu)"
@@ -36,9 +39,10 @@ help:
 	@echo "make bench      paged copies over every path, beside memcpy and raw TCP   (BENCH_ARGS=...)"
 	@echo "make bench-sglang  KV into fragmented pools, beside SGLang's own backend         (BENCH_ARGS=...)"
 	@echo "make simulate   the protocol in a simulated network, with many seeds     (SEEDS=100000)"
-	@echo "make mutants    mistakes planted in the protocol, which the simulator has to find"
+	@echo "make mutants    mistakes planted in the sources, which tests have to find"
+	@echo "make fuzz       what peers may say, made up by libFuzzer; needs clang 19 (SECONDS=60 FUZZ_RUNS=-1)"
 	@echo "make soak       engines under load, killed and frozen, for 30 minutes  (SOAK_MINUTES=30)"
-	@echo "make lint       ruff, mypy, clang-format, clang-tidy"
+	@echo "make lint       ruff, mypy, bandit, clang-format, clang-tidy"
 	@echo "make format     rewrites the sources as lint wants them"
 	@echo "make wheel      builds dist/*.whl"
 	@echo "make clean      removes what was built; make distclean removes the environments too"
@@ -71,7 +75,14 @@ simulate: .venv/.ready
 	MC_SEEDS=$(SEEDS) $(BIN)/ctest --preset simulate
 
 mutants: .venv/.ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/mutate.py
+	$(BIN)/cmake --preset asan
+	$(BIN)/cmake --build --preset asan --target test_protocol test_transport
+	$(BIN)/python tools/mutate.py
+
+fuzz: .venv/.ready
+	$(BIN)/cmake --preset fuzz
+	$(BIN)/cmake --build --preset fuzz
+	$(BIN)/python tools/fuzz.py --seconds $(SECONDS) --runs $(FUZZ_RUNS)
 
 soak: .venv/.installed
 	$(BIN)/python tools/soak.py --minutes $(SOAK_MINUTES)

@@ -135,6 +135,38 @@ STAGES = (
     # A third build without sanitizers would show nothing that these two do not.
     cpp("asan", "C++ under AddressSanitizer, UBSan", 360),
     cpp("tsan", "C++ with threads, under ThreadSanitizer", 240),
+    Stage(
+        name="mutants",
+        title="Planted mistakes that tests find",
+        budget=120,
+        prepare=(
+            (".venv/bin/cmake", "--preset", "asan"),
+            (
+                *(".venv/bin/cmake", "--build", "--preset", "asan"),
+                *("--target", "test_protocol", "test_transport"),
+            ),
+        ),
+        test=(
+            *(".venv/bin/python", "tools/mutate.py", "--quick"),
+            *("--junit-xml", str(REPORTS / "mutants.xml")),
+        ),
+        lacking=r"(The C\+\+ tests need GoogleTest[^.]*\.)",
+    ),
+    Stage(
+        name="fuzz",
+        title="What peers may say, by libFuzzer",
+        budget=240,
+        prepare=(
+            (".venv/bin/cmake", "--preset", "fuzz"),
+            (".venv/bin/cmake", "--build", "--preset", "fuzz"),
+        ),
+        # A minute in all; docs/security.md says what longer runs did.
+        test=(
+            *(".venv/bin/python", "tools/fuzz.py", "--seconds", "20"),
+            *("--junit-xml", str(REPORTS / "fuzz.xml")),
+        ),
+        lacking=r"(The fuzz targets need [^.]*\.)",
+    ),
     inside("vllm", "Inside vLLM; makes its environment", 750, *VLLM_TESTS),
     inside("sglang", "Inside SGLang; makes its environment", 600, *SGLANG_TESTS),
 )

@@ -7,8 +7,19 @@ namespace mc {
 
 namespace {
 
-// Messages that a peer may send while its handshake waits for the authentication.
+// What a peer may send while its handshake waits for the authentication. Honest ones have pools to
+// add at most.
 constexpr std::size_t kMaxHeld = 64;
+constexpr std::size_t kMaxHeldBytes = 1U << 20;
+
+bool hold_back(Session& session, const Message& message) {
+    Bytes frame;
+    encode(message, frame);
+    session.held_bytes += frame.size();
+    if (session.held.size() >= kMaxHeld || session.held_bytes > kMaxHeldBytes) return false;
+    session.held.push_back(message);
+    return true;
+}
 
 }  // namespace
 
@@ -30,8 +41,9 @@ void Exchange::receive(SessionId id, const Message& message) {
     Session* session = sessions_.find(id);
     if (session == nullptr) return;
     if (session->handshake.waiting() && !std::holds_alternative<Bye>(message)) {
-        if (session->held.size() < kMaxHeld) return session->held.push_back(message);
-        return sessions_.fail(*session, Status(Code::protocol, "too much during the handshake"));
+        if (!hold_back(*session, message))
+            sessions_.fail(*session, Status(Code::protocol, "too much during the handshake"));
+        return;
     }
     if (sessions_.receive(*session, message)) return;
     if (!senders_.receive(*session, message)) (void)receivers_.receive(*session, message);

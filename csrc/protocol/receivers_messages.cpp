@@ -187,7 +187,8 @@ void Receivers::receive_rewind(Grant& grant, const Rewind& rewind) {
 void Receivers::finish_rewind(Grant& grant) {
     // REWOUND promises that no byte of the old epoch can still be placed: it is the sender's leave
     // to ship again. Lanes that DONE ended are not ended once more by REWIND.
-    const std::uint32_t lanes = grant.rewind->lanes + (grant.done ? grant.done->lanes : 0);
+    const std::uint64_t lanes =
+        std::uint64_t{grant.rewind->lanes} + (grant.done ? grant.done->lanes : 0);
     if (grant.pulls > 0 || grant.lanes_ended < lanes) return;
     grant.epoch = grant.rewind->epoch;
     grant.rewind.reset();

@@ -288,9 +288,14 @@ void Senders::receive_read(Session& session, const Read& read) {
 }
 
 void Senders::receive_write_grant(Session& session, const WriteGrant& granted) {
+    if (grants_.contains({session.id, granted.grant}) ||
+        session.peer_grants.contains(granted.grant)) {
+        sessions_.fail(session, Status(Code::protocol, "WRITE_GRANT repeats a grant"));
+        return;
+    }
     Send* send = find(granted.write);
     if (send == nullptr || send->asked != session.id ||
-        grants_.contains({session.id, granted.grant})) {
+        !session.open_writes.contains(granted.write)) {
         actions_.send(session.id, Fail{granted.grant, Code::aborted, "the write has ended"});
         return_write_credit(session, granted.write);
         return;
@@ -304,7 +309,8 @@ void Senders::receive_write_grant(Session& session, const WriteGrant& granted) {
 
 void Senders::receive_write_refused(Session& session, const WriteRefused& refused) {
     Send* send = find(refused.write);
-    if (send != nullptr && send->asked == session.id) {
+    if (send != nullptr && send->asked == session.id &&
+        session.open_writes.contains(refused.write)) {
         close(*send, Status(refused.code, "the peer refused the write: " + refused.reason));
     }
     return_write_credit(session, refused.write);

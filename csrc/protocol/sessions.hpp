@@ -34,6 +34,7 @@ struct Session {
     bool greeted = false;        // our HELLO is sent
     std::size_t pools_told = 0;  // of our own pools, in HELLO and POOL
     std::deque<Message> held;    // came while the handshake waited for the authentication
+    std::size_t held_bytes = 0;  // in all, as frames
     std::string address;         // the peer's, as asked for (outgoing) or announced (incoming)
     Hello peer;                  // valid when ready; grows with POOL
     Token link_token;            // ours: lanes and same-host links that present it belong here

@@ -211,6 +211,16 @@ TEST_F(WithoutTheKey, AFloodDuringTheHandshakeEndsIt) {
     EXPECT_TRUE(mallory.refused_for_protocol());
 }
 
+TEST_F(WithoutTheKey, ManyBytesDuringTheHandshakeEndIt) {
+    network.work = {1s, 1s};
+    mallory.connect("p:1");
+    mallory.say(Challenge{Token::random(), {key_id(1)}});
+    mallory.say(Data{GrantId{1}, 0, 0, {}, 0, Bytes(600U << 10)});
+    EXPECT_FALSE(mallory.cut_off());
+    mallory.say(Data{GrantId{1}, 0, 0, {}, 0, Bytes(600U << 10)});
+    EXPECT_TRUE(mallory.refused_for_protocol());
+}
+
 TEST_F(WithoutTheKey, ConnectionsThatSayNothingKeepNobodyOut) {
     std::vector<std::unique_ptr<Stranger>> silent;
     for (int i = 0; i < 1100; ++i) {

@@ -222,6 +222,63 @@ TEST_F(HostileReceiver, RewoundWithoutRewind) {
     network.run_for(1s);
 }
 
+// A peer that is written to.
+class HostileWriteTarget : public HostileReceiver {
+  protected:
+    void SetUp() override {
+        HostileReceiver::SetUp();
+        mallory.hello.recv_credits = 1;
+    }
+    TransferId write() {
+        const auto at = reinterpret_cast<std::uint64_t>(p->readable.data());
+        const TransferId id = p->write("mallory:1", {{at, 16}}, {{64, 16}}, 10s);
+        network.run_for(1ms);
+        return id;
+    }
+};
+
+// Its number is easily guessed.
+TEST_F(HostileWriteTarget, GrantsAWriteThatWaitsForCredit) {
+    const TransferId first = write();
+    mallory.greet();
+    const TransferId second = write();
+    ASSERT_EQ(mallory.heard<Write>().size(), 1U) << "one credit";
+    mallory.say(WriteGrant{second, GrantId{7}, 0, false});
+    EXPECT_EQ(mallory.heard<Fail>().size(), 1U);
+    EXPECT_TRUE(p->shipped.empty()) << "pages go to a grant for nothing";
+    mallory.say(WriteRefused{second, Code::aborted, "guess"});
+    EXPECT_FALSE(p->outcome(second));
+    mallory.say(WriteRefused{first, Code::aborted, "no"});
+    EXPECT_EQ(p->outcome(first)->code(), Code::aborted);
+    ASSERT_EQ(mallory.heard<Write>().size(), 2U) << "the credit came back";
+    mallory.say(WriteRefused{second, Code::aborted, "no"});
+    EXPECT_EQ(p->outcome(second)->code(), Code::aborted);
+}
+
+TEST_F(HostileWriteTarget, GrantsWithTheNumberOfAParkedRecv) {
+    const TransferId id = write();
+    mallory.greet();
+    say_plan();
+    mallory.say(recv(1, "a"));
+    mallory.say(WriteGrant{id, GrantId{1}, 0, false});
+    EXPECT_TRUE(mallory.refused_for_protocol());
+    EXPECT_EQ(p->outcome(id)->code(), Code::protocol);
+    expect_others_undisturbed();
+}
+
+TEST_F(HostileWriteTarget, GrantsWithTheNumberOfAGrantInUse) {
+    const TransferId id = write();
+    mallory.greet();
+    Sending send(p, "a");
+    say_plan();
+    mallory.say(recv(1, "a"));
+    mallory.say(WriteGrant{id, GrantId{1}, 0, false});
+    EXPECT_TRUE(mallory.refused_for_protocol());
+    send.finish();
+    network.run_for(1s);
+    EXPECT_EQ(send.outcome()->code(), Code::protocol);
+}
+
 TEST_F(HostileReceiver, WriteGrantsForWhatIsNoWriteOfThatPeer) {
     Sending send(p, "a");
     mallory.say(WriteGrant{send.id(), GrantId{9}, 0, false});

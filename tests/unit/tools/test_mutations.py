@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The mutation test itself runs with 'make mutants'; that its mistakes can be planted is seen here.
-import importlib.util
+# The mutation test is a stage of its own; that its mistakes can be planted is seen here.
 import sys
 from pathlib import Path
 
@@ -9,68 +8,66 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def mutate():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import mutate
+
+        yield mutate
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
 
 
-mutations = load("mutations")
-mutate = load("mutate")
+def test_the_text_of_each_occurs_exactly_once(mutate):
+    for mutation in mutate.MUTATIONS:
+        source = (ROOT / "csrc" / mutation.file).read_text()
+        assert mutate.spoilt(source, mutation) != source, mutation.name
 
 
-class Sources:
-    """A copy in which nothing is built and every seed passes, unless it is told one that fails."""
-
-    def __init__(self, path, failing_seed=None):
-        self.path = path
-        self.failing_seed = failing_seed
-        self.built = None
-
-    def source(self, mutation):
-        return self.path
-
-    def build(self):
-        self.built = self.path.read_text()
-
-    def first_failing_seed(self, seeds):
-        return self.failing_seed
-
-
-@pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=lambda mutation: mutation.name)
-def test_text_occurs_exactly_once(mutation):
-    source = (ROOT / "csrc" / "protocol" / mutation.file).read_text()
-    assert source.count(mutation.old) == 1
-    assert mutation.new != mutation.old
-
-
-def test_names_are_unique():
-    names = [mutation.name for mutation in mutations.MUTATIONS]
+def test_names_are_unique(mutate):
+    names = [mutation.name for mutation in mutate.MUTATIONS]
     assert len(set(names)) == len(names)
 
 
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "source.cpp"
-    path.write_text("one two three")
-    return path
-
-
-def test_plants_and_takes_back(source):
-    copy = Sources(source, failing_seed=7)
-    assert mutate.plant(copy, mutations.Mutation("", "", "two", "2"), seeds=10) == 7
-    assert copy.built == "one 2 three"
-    assert source.read_text() == "one two three"
-
-
-def test_mistake_that_no_seed_shows_is_an_error(source):
-    with pytest.raises(mutate.BrokenError, match="NOT FOUND by 10 seeds"):
-        mutate.plant(Sources(source), mutations.Mutation("", "", "two", "2"), seeds=10)
-    assert source.read_text() == "one two three"
+def test_the_tests_that_find_them_exist(mutate):
+    written = "".join(path.read_text() for path in (ROOT / "tests" / "csrc").rglob("test_*.cpp"))
+    for mutation in mutate.MUTATIONS:
+        for test in mutation.found_by:
+            suite, name = test.strip("*").split(".")
+            assert f"({suite}, {name})" in written, test
 
 
 @pytest.mark.parametrize(("old", "times"), [("four", 0), ("e", 3)])
-def test_text_that_is_gone_or_repeated_is_an_error(source, old, times):
+def test_text_that_is_gone_or_repeated_is_an_error(mutate, old, times):
     with pytest.raises(mutate.BrokenError, match=f"occurs {times} times"):
-        mutate.plant(Sources(source, 1), mutations.Mutation("", "", old, "x"), seeds=10)
+        mutate.spoilt("one two three", mutate.Mutation("", "", old, "x"))
+
+
+TWO_SEEDS = "seed 9; replay it with\nseed 7; replay it with"
+ONE_TEST = "[==========] 1 test from 1 test suite ran."
+NO_TEST = "[==========] 0 tests from 0 test suites ran."
+
+
+@pytest.mark.parametrize(
+    ("found_by", "answer", "shown"),
+    [
+        ((), (TWO_SEEDS, 1), "seed 7"),
+        ((), ("", 0), "NOT FOUND by 10 seeds"),
+        ((), ("killed", 1), "named no seed"),
+        (("A.B",), (ONE_TEST, 1), "A.B"),
+        (("A.B",), (ONE_TEST, 0), "NOT FOUND by A.B"),
+        (("A.B",), (NO_TEST, 0), "there is no test A.B"),
+    ],
+)
+def test_says_what_shows_a_mistake(mutate, tmp_path, found_by, answer, shown):
+    output, status = answer
+    binary = tmp_path / "binary"  # answers as a test binary does
+    binary.write_text(f"#!/bin/sh\necho '{output}'\nexit {status}\n")
+    binary.chmod(0o755)
+    mutation = mutate.Mutation("name", "protocol/x.cpp", "old", "new", found_by)
+    try:
+        assert mutate.find(binary, mutation, 10) == shown
+    except mutate.BrokenError as error:
+        assert shown in str(error)
+        assert not shown.startswith(("seed", "A"))
