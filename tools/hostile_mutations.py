@@ -303,8 +303,8 @@ HOSTILE = (
     Mutation(
         "a ring of our own is not sealed",
         "transport/shm/ring_memory.cpp",
-        "::fcntl(memory.get(), F_ADD_SEALS, kSeals) != 0) {",
-        "kSeals == 0) {",
+        "if (::fcntl(rings->descriptor(), F_ADD_SEALS, kSeals) != 0)",
+        "if (kSeals == 0)",
         ("RingMemory.CannotBeResizedByEitherSide",),
     ),
     Mutation(

@@ -11,11 +11,19 @@ if [[ $# -lt 2 || $# -gt 3 || ! $1 =~ ^(cpu|gpu)$ ]]; then
     exit 2
 fi
 options=()
+no_libnuma=3
 if [[ $1 == gpu ]]; then
     options=(--with-requirements)
-elif ! "${PYTHON:-python3}" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
-    echo "$0: vLLM's CPU build needs libnuma.so.1. Debian, Ubuntu: apt-get install libnuma1;" \
-        "Fedora: dnf install numactl-libs" >&2
-    exit 1
+else
+    "${PYTHON:-python3}" -c '
+import ctypes, sys
+try:
+    ctypes.CDLL("libnuma.so.1")
+except OSError:
+    sys.exit(int(sys.argv[1]))' "$no_libnuma" 2>/dev/null || if [[ $? == "$no_libnuma" ]]; then
+        echo "$0: vLLM's CPU build needs libnuma.so.1. Debian, Ubuntu: apt-get install libnuma1;" \
+            "Fedora: dnf install numactl-libs" >&2
+        exit 1
+    fi
 fi
 exec "$tools/make_pinned_env.sh" "${options[@]}" 3.14 "$2" "$tools/../requirements/vllm-$1.txt" "${@:3}"

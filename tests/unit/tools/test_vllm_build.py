@@ -123,8 +123,8 @@ def test_a_python_that_is_not_there_is_named_with_its_cure(tmp_path: Path) -> No
 
 
 def test_a_missing_libnuma_is_named_with_its_cure(tmp_path: Path) -> None:
-    fake_python(tmp_path / "venv" / "bin" / "python", "exit 1")
-    done = make_env(tmp_path / "venv", sys.executable)
+    python = fake_python(tmp_path / "python3.11", "exit 3")
+    done = make_env(tmp_path / "venv", python)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "needs libnuma.so.1" in line and "apt-get install libnuma1" in line
