@@ -167,7 +167,7 @@ def test_frozen_for_five_seconds_and_then_for_ever(role: str, sites: Sites, figu
 
 
 def test_a_frozen_observer_declares_nobody_lost(sites: Sites, figure: Figure) -> None:
-    observer = sites.make("observer", peer_timeout=PEER_TIMEOUT)
+    observer = sites.make("observer", peer_timeout=PEER_TIMEOUT, patience=60.0)
     others = [sites.make(name, peer_timeout=60.0, patience=60.0) for name in ("left", "right")]
     for other in others:
         observer.fetch_from(other)
