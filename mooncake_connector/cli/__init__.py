@@ -23,6 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 for a failure that was explained on stderr.
     """
+    try:
+        return _run(arguments)
+    except MooncakeConnectorError as error:
+        print(f"mooncake-connector: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="mooncake-connector",
         description="Tools for moving paged KV cache between prefill and decode servers.",
@@ -32,10 +42,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("rich") is None:
         parser.error("rich is not installed: pip install 'mooncake-connector[cli]'")
-    try:
-        return int(options.run(options))
-    except MooncakeConnectorError as error:
-        print(f"mooncake-connector: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return int(options.run(options))

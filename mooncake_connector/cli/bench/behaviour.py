@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,7 @@ def overload(pair: Pair, options: Options, advance: Callable[[str], None]) -> li
             if name in ways.unavailable:
                 continue
             pair.both(child.poison, name, True)
+            before = pair.both(_resident)
             bursts = [pair.both(_burst, name, REQUESTS) for _ in range(REPETITIONS)]
             errors = [error for burst in bursts for side in burst.values() for error in side.errors]
             if not errors:
@@ -64,8 +65,8 @@ def overload(pair: Pair, options: Options, advance: Callable[[str], None]) -> li
                 seconds=[max(side.seconds for side in burst.values()) for burst in bursts],
                 failed=len(errors),
                 first_error=errors[0] if errors else None,
-                sender_resident=[burst[Role.SENDER].resident for burst in bursts],
-                receiver_resident=[burst[Role.RECEIVER].resident for burst in bursts],
+                sender_resident=_memory(Role.SENDER, before, bursts),
+                receiver_resident=_memory(Role.RECEIVER, before, bursts),
             )
         )
     return results
@@ -85,6 +86,16 @@ def idle(pair: Pair, options: Options, advance: Callable[[str], None]) -> list[I
                     IdleResult(name, IDLE_SECONDS, shares[Role.SENDER], shares[Role.RECEIVER])
                 )
     return results
+
+
+def _resident(_worker: Worker) -> int:
+    return child.resident_bytes()
+
+
+def _memory(
+    role: Role, before: Mapping[Role, int], bursts: Sequence[Mapping[Role, Burst]]
+) -> list[int]:
+    return [before[role], *(burst[role].resident for burst in bursts)]
 
 
 def _burst(worker: Worker, name: str, requests: int) -> Burst:

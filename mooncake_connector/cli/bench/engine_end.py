@@ -73,19 +73,24 @@ class EngineEnd(End):
             pages: page ids of this side.
             call: makes the engine's calls: gets the name, the function and its arguments.
         """
-        name = tag.to_bytes(8, "little")
-        engine = self.engine
         if not self.sending:
+            name = tag.to_bytes(8, "little")
             parts = [(self._pool, pages)]
             received: Transfer = call(
-                "recv", engine.recv, self.sender_address, name, parts,
+                "recv", self.engine.recv, self.sender_address, name, parts,
                 tokens=len(pages), deadline=DEADLINE,
             )  # fmt: skip
             return received
-        send: Send = call("send", engine.send, name, deadline=DEADLINE)
+        send = self.open(tag, pages, call)
+        call("finish", send.finish)
+        return send
+
+    def open(self, tag: int, pages: PageIds, call: Call = _plainly) -> Send:
+        """Opens a send of these pages, all of them ready, and leaves it unfinished."""
+        name = tag.to_bytes(8, "little")
+        send: Send = call("send", self.engine.send, name, deadline=DEADLINE)
         call("append", send.append, self._pool, pages)
         call("mark_ready", send.mark_ready, len(pages))
-        call("finish", send.finish)
         return send
 
     def finish(self, transfer: Transfer) -> Completion:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -40,12 +42,20 @@ Launch = Callable[[Role, int, Connection], Running]
 
 
 def launch_process(role: Role, region_bytes: int, connection: Connection) -> SpawnProcess:
-    """Starts a side as a fresh interpreter: nothing of the parent's is inherited."""
+    """Starts a side as a fresh interpreter: nothing of the parent's is inherited.
+
+    But for this: Ctrl-C is the parent's to handle, from the child's first instruction on.
+    """
     context = multiprocessing.get_context("spawn")
     process = context.Process(
         target=child.main, args=(role, region_bytes, connection), name=f"bench-{role}", daemon=True
     )
-    process.start()
+    resource_tracker.ensure_running()  # which would unblock the signal if it had to start now
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     connection.close()
     return process
 

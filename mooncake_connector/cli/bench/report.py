@@ -120,25 +120,30 @@ def _latency(latency: Sequence[LatencyResult]) -> Table:
 
 def _overload(overload: Sequence[OverloadResult]) -> Table:
     table = _table(
-        "Overload: all requests outstanding at once, repeated",
-        "method", "requests", "spans each", "seconds each time", "failed", "resident MiB",
+        "Overload: all requests outstanding at once, repeated (memory: before, after each)",
+        "method", "requests", "spans", "seconds each", "failed",
+        "sender's MiB", "receiver's MiB", "growth",
     )  # fmt: skip
     for item in overload:
-        resident = " + ".join(
-            f"{min(side) / MIB:.1f}..{max(side) / MIB:.1f}"
-            for side in (item.sender_resident, item.receiver_resident)
-        )
         table.add_row(
             item.method,
             str(item.requests),
             f"{item.spans:,}",
             f"{min(item.seconds):.3f}..{max(item.seconds):.3f} ({len(item.seconds)})",
             str(item.failed),
-            resident,
+            _resident(item.sender_resident),
+            _resident(item.receiver_resident),
+            f"{item.growth / MIB:.2f}",
         )
         if item.first_error is not None:
             table.add_row(f"[red]{item.first_error}")
     return table
+
+
+def _resident(sizes: Sequence[int]) -> str:
+    """Before the first repetition, and after the others: a range only if it changed."""
+    before, *after = (f"{size / MIB:.1f}" for size in sizes)
+    return f"{before}, {'..'.join(dict.fromkeys((min(after), max(after))))}"
 
 
 def _calls(calls: Sequence[CallResult]) -> Table:

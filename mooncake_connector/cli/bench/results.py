@@ -97,12 +97,12 @@ class OverloadResult:
     first_error: str | None
     sender_resident: Sequence[int]
     receiver_resident: Sequence[int]
-    """Bytes of each process after each repetition."""
+    """Bytes of each process before the first repetition and after each."""
 
     @property
     def growth(self) -> int:
         """Bytes by which the worse process grew after the first two repetitions."""
-        settled = 1
+        settled = 2
         sides = (self.sender_resident, self.receiver_resident)
         return max(max(side[settled:]) - side[settled] for side in sides)
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import resource
 import signal
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -67,19 +69,21 @@ class Worker:
 def serve(role: Role, region_bytes: int, parent: Connection) -> None:
     """Runs what the parent asks for, one function after the other, until it hangs up."""
     worker = Worker(role, region_bytes)
-    parent.send(None)
-    while True:
-        try:
+    # Whether it waits for an order or for us, a parent that is interrupted hangs up.
+    with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):
+        parent.send(None)
+        while True:
             function, arguments = parent.recv()
-        except (EOFError, ConnectionResetError):
-            break
-        try:
-            answer: Any = function(worker, *arguments)
-        except Exception as error:
-            answer = Failure(type(error).__name__, str(error), traceback.format_exc())
-        parent.send(answer)
+            parent.send(_run(function, worker, arguments))
     for end in worker.ends.values():
         end.close()
+
+
+def _run(function: Callable[..., Any], worker: Worker, arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(worker, *arguments)
+    except Exception as error:
+        return Failure(type(error).__name__, str(error), traceback.format_exc())
 
 
 def main(role: Role, region_bytes: int, parent: Connection) -> None:

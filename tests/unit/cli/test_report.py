@@ -44,7 +44,9 @@ def everything() -> Results:
     return Results(
         copies=[copies],
         latency=[LatencyResult(4 * KIB, "engine tcp", 30e-6, 90e-6, 10)],
-        overload=[OverloadResult("engine tcp", 64, 1024, [0.5] * 3, 1, "gone", [MIB] * 3, [0] * 3)],
+        overload=[
+            OverloadResult("engine tcp", 64, 1024, [0.5] * 3, 1, "gone", [MIB] * 4, [0, 0, 0, MIB])
+        ],
         idle=[IdleResult("engine tcp", 3.0, 0.25, 0.5)],
         calls=[CallResult("recv", "receiver", 4096, 11e-6, 22e-6, 10)],
         planning=[PlanningResult("scattered pages", 1000, 7e-6, False)],
@@ -76,6 +78,7 @@ def test_tables_show_every_part() -> None:
     assert "engine cma was not measured: no" in lines
     assert "engine tcp 30.0 / 90.0" in lines
     assert "recv receiver 11.0 / 22.0" in lines
+    assert "engine tcp 64 1,024 0.500..0.500 (3) 1 1.0, 1.0 0.0, 0.0..1.0 1.00" in lines
     assert "gone" in lines
     assert any("0.2500 / 0.5000" in line for line in lines)
     assert any("7.00 ns for each of 1,000 spans" in line for line in lines)

@@ -83,7 +83,9 @@ def test_behaviour_and_costs() -> None:
             LatencyResult(4 * KIB, "engine shm", 1e-6, 1.0, 9),
         ],
         overload=[
-            OverloadResult("engine shm", 64, 1024, [1, 1, 1], 2, "why", [1, 9, 9], [5, 5, 5 + MIB])
+            OverloadResult(
+                "engine shm", 64, 1024, [1, 1, 1], 2, "why", [0, 1, 9, 9], [0, 5, 5, 5 + MIB]
+            )
         ],
         idle=[IdleResult("engine shm", 3.0, 0.0049, 0.0)],
         calls=[
@@ -111,7 +113,7 @@ def test_behaviour_and_costs() -> None:
 
 
 def test_growth_is_counted_after_the_first_repetitions() -> None:
-    item = OverloadResult("x", 1, 1, [1] * 4, 0, None, [0, 100, 100, 130], [50, 60, 70, 65])
+    item = OverloadResult("x", 1, 1, [1] * 4, 0, None, [0, 0, 100, 100, 130], [9, 50, 60, 70, 65])
     assert item.growth == 30
 
 
