@@ -155,7 +155,6 @@ class Receiver(BaseKVReceiver):
                 tag_of(self.bootstrap_room),
                 parts,
                 tokens=self._tokens if parts else 0,
-                first_token=first_token if parts else 0,
                 rows=rows,
                 deadline=envs.SGLANG_DISAGGREGATION_WAITING_TIMEOUT.get(),
                 request=request_number(self.bootstrap_room),
