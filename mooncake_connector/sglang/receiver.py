@@ -14,7 +14,7 @@ from sglang.srt.disaggregation.base.conn import BaseKVReceiver, KVPoll, KVTransf
 from sglang.srt.disaggregation.common.conn import KVTransferError, PrefillServerInfo
 from sglang.srt.environ import envs
 
-from mooncake_connector.errors import MooncakeConnectorError, PeerLost, PeerUnreachable
+from mooncake_connector.errors import MooncakeConnectorError
 from mooncake_connector.lookups import outcome
 from mooncake_connector.sglang.bootstrap import PrefillRanks, RankId
 from mooncake_connector.sglang.identity import request_number, tag_of
@@ -175,8 +175,8 @@ class Receiver(BaseKVReceiver):
         """Nothing writes to the pages any more."""
         self._recv = None
         if completion.error is not None:
-            if isinstance(completion.error, (PeerLost, PeerUnreachable)):
-                self.kv_mgr.lost(self.bootstrap_addr)
+            if self._status != KVPoll.Failed:  # not given up here: P may have been restarted
+                self.kv_mgr.forget_lookup(self.bootstrap_addr)
             self._fail(str(completion.error))
             return
         self._advance(KVPoll.Success)
