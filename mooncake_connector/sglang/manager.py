@@ -247,10 +247,9 @@ class Manager(CommonKVManager):
         self.prefill_info_table[bootstrap_addr] = info
         return info
 
-    def lost(self, bootstrap_addr: str) -> None:
-        """A prefill server does not answer at the addresses that it told."""
+    def forget_lookup(self, bootstrap_addr: str) -> None:
+        """The next request asks a prefill server anew where its engines are."""
         assert self._directory is not None
-        self.prefill_info_table.pop(bootstrap_addr, None)
         self._directory.forget(bootstrap_addr)
 
     def should_verify_kv_checksum(self, bootstrap_addr: str) -> bool:

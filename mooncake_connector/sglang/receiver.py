@@ -14,7 +14,7 @@ from sglang.srt.disaggregation.base.conn import BaseKVReceiver, KVPoll, KVTransf
 from sglang.srt.disaggregation.common.conn import KVTransferError, PrefillServerInfo
 from sglang.srt.environ import envs
 
-from mooncake_connector.errors import MooncakeConnectorError, PeerLost, PeerUnreachable
+from mooncake_connector.errors import MooncakeConnectorError
 from mooncake_connector.lookups import outcome
 from mooncake_connector.sglang.bootstrap import PrefillRanks, RankId
 from mooncake_connector.sglang.identity import request_number, tag_of
@@ -155,7 +155,6 @@ class Receiver(BaseKVReceiver):
                 tag_of(self.bootstrap_room),
                 parts,
                 tokens=self._tokens if parts else 0,
-                first_token=first_token if parts else 0,
                 rows=rows,
                 deadline=envs.SGLANG_DISAGGREGATION_WAITING_TIMEOUT.get(),
                 request=request_number(self.bootstrap_room),
@@ -176,8 +175,8 @@ class Receiver(BaseKVReceiver):
         """Nothing writes to the pages any more."""
         self._recv = None
         if completion.error is not None:
-            if isinstance(completion.error, (PeerLost, PeerUnreachable)):
-                self.kv_mgr.lost(self.bootstrap_addr)
+            if self._status != KVPoll.Failed:  # not given up here: P may have been restarted
+                self.kv_mgr.forget_lookup(self.bootstrap_addr)
             self._fail(str(completion.error))
             return
         self._advance(KVPoll.Success)
