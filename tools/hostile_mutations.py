@@ -20,13 +20,6 @@ HOSTILE = (
         quick=True,
     ),
     Mutation(
-        "a proof does not say who made it",
-        "protocol/handshake.cpp",
-        "writer.put_text(by_connector ? kConnects : kAccepts);",
-        "writer.put_text(kConnects);\n    (void)by_connector;\n    (void)kAccepts;",
-        ("WithoutTheKey.AChallengeCannotBeReflected",),
-    ),
-    Mutation(
         "a proof does not cover HELLO",
         "protocol/handshake.cpp",
         "{ encode(message, transcript_); }",
