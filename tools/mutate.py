@@ -37,8 +37,9 @@ SIMULATOR = "*Simulation.EverythingEndsOnce*"
 # Of a seed; see how_to_replay() in the simulator.
 FAILING_SEED = re.compile(r"seed (\d+); replay it with")
 RAN = re.compile(r"^\[==========\] (\d+) tests? from", re.MULTILINE)
-# A mistake may make a test endless.
+# A mistake may make a test endless; compilers always end.
 PATIENCE_SECONDS = 300
+COMPILERS_PATIENCE_SECONDS = 3600
 # Leaks are not what is looked for here, and looking for them is slow.
 ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0"}
 
@@ -48,7 +49,10 @@ class BrokenError(Exception):
 
 
 def run(
-    command: Sequence[str | Path], cwd: Path = ROOT, environment: dict[str, str] | None = None
+    command: Sequence[str | Path],
+    cwd: Path = ROOT,
+    environment: dict[str, str] | None = None,
+    patience: float = PATIENCE_SECONDS,
 ) -> tuple[int, str]:
     """Exit status and output of a command."""
     done = subprocess.run(
@@ -60,7 +64,7 @@ def run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=PATIENCE_SECONDS,
+        timeout=patience,
         check=False,
     )
     return done.returncode, done.stdout
@@ -128,7 +132,7 @@ class Build:
         return binary
 
     def _build(self, command: Sequence[str | Path]) -> None:
-        status, output = run(command, cwd=self.folder)
+        status, output = run(command, cwd=self.folder, patience=COMPILERS_PATIENCE_SECONDS)
         if status != 0:
             raise BrokenError(f"it does not build:\n{output[-4000:]}")
 
