@@ -225,7 +225,7 @@ def test_aborts_at_random_moments(sites: Sites, figure: Figure) -> None:
     wanted = 10_000
     here = there = 0
     resident, descriptors = [], []
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while here + there < wanted:
         assert time.monotonic() < deadline, f"{here} + {there} aborts so far"
         time.sleep(0.5)

@@ -46,7 +46,7 @@ SHAPE = Shape(
     dtype="float64",
 )
 _TURN = 0.0005  # seconds between two looks at what has happened
-_LARGE_SHARE = 0.05
+_LARGE_SHARE = 0.02
 _PAUSE = 0.02  # after a failure, before the same peer is asked again
 
 
