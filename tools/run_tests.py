@@ -138,7 +138,7 @@ STAGES = (
     Stage(
         name="mutants",
         title="Planted mistakes that tests find",
-        budget=120,
+        budget=240,
         prepare=(
             (".venv/bin/cmake", "--preset", "asan"),
             (

@@ -9,8 +9,8 @@ from threading import Thread
 
 import pytest
 
+from mooncake_connector.bootstrap import MAX_BODY_BYTES, fetch
 from mooncake_connector.errors import ProtocolError
-from mooncake_connector.vllm.bootstrap import MAX_BODY_BYTES, fetch
 
 
 @pytest.fixture
