@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows the package at work: two vLLM servers, KV moved between them, answers compared.
 
-Makes a tiny model, starts a prefill, a decode and a plain server, puts vllm-router and then
-pd_proxy.py in front of the pair, and sends prompts through both. Ends with status 1 when an answer
-differs from the plain server's, when a request fails, or when its KV was not transferred.
+Makes a tiny model, starts a prefill, a decode and a plain server (--prefill-servers and
+--decode-servers ask for more), puts vllm-router and then pd_proxy.py in front, and sends prompts
+through both. Ends with status 1 when an answer differs from the plain server's, when a request
+fails, or when its KV was not transferred.
 """
 
 from __future__ import annotations
@@ -164,8 +165,9 @@ def describe(comparison: Comparison) -> list[str]:
     return [f"{comparison.plain.tokens:,}", *figures, *answers, verdict]
 
 
-def demonstrate(console: Console, folder: Path, startup_timeout: float) -> list[str]:
+def demonstrate(console: Console, folder: Path, arguments: argparse.Namespace) -> list[str]:
     """Runs the whole show; returns what went wrong."""
+    startup_timeout: float = arguments.startup_timeout
     model = folder / "model"
     console.print(f"making a tiny model in {model}")
     maker = Path(__file__).with_name("make_tiny_model.py")
@@ -173,11 +175,14 @@ def demonstrate(console: Console, folder: Path, startup_timeout: float) -> list[
 
     with Servers(folder / "logs") as servers:
         cluster = Cluster(servers, model, {"log_level": "debug"})
-        console.print(f"starting three vLLM servers, logs in {folder / 'logs'}")
-        prefill, decode, plain = cluster.prefill(), cluster.decode(), cluster.plain()
+        prefill = [cluster.prefill(name) for name in names("prefill", arguments.prefill_servers)]
+        decode = [cluster.decode(name) for name in names("decode", arguments.decode_servers)]
+        plain = cluster.plain()
+        count = len(prefill) + len(decode) + 1
+        console.print(f"starting {count} vLLM servers, logs in {folder / 'logs'}")
         told: set[str] = set()
         wait_ready(console, servers, startup_timeout, told)
-        log = TransferLog(decode.log)
+        log = TransferLog(server.log for server in decode)
         problems = []
         for start in (cluster.router, cluster.proxy):
             front = start(prefill, decode)
@@ -189,6 +194,11 @@ def demonstrate(console: Console, folder: Path, startup_timeout: float) -> list[
                     problems.append(f"{front.name}, {tokens} tokens: {comparison.problem}")
         servers.check()
     return problems
+
+
+def names(kind: str, count: int) -> list[str]:
+    """What servers of one kind are called."""
+    return [kind] if count == 1 else [f"{kind}-{number}" for number in range(1, count + 1)]
 
 
 def report(console: Console, problem: str) -> None:
@@ -205,6 +215,11 @@ def main() -> int:
     parser.add_argument(
         "--startup-timeout", type=float, default=600.0, help="seconds for all servers to start"
     )
+    for kind in ("prefill", "decode"):
+        parser.add_argument(
+            f"--{kind}-servers", type=int, choices=range(1, 5), default=1, metavar="N",
+            help=f"{kind} servers, which take turns (default: 1)",
+        )  # fmt: skip
     arguments = parser.parse_args()
     # Also where a shell started this in the background, and so told it to ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -213,7 +228,7 @@ def main() -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
-        problems = demonstrate(console, arguments.folder.resolve(), arguments.startup_timeout)
+        problems = demonstrate(console, arguments.folder.resolve(), arguments)
     except (ServerFailed, subprocess.CalledProcessError) as failure:
         report(console, str(failure))
         return 1
