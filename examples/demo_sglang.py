@@ -8,6 +8,7 @@ server's, when a request fails, or when its KV was not transferred.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from sglang_servers import SGLangCluster
 from transfer_log import TransferLog
 
 
-def demonstrate(console: Console, folder: Path, startup_timeout: float) -> list[str]:
+def demonstrate(console: Console, folder: Path, arguments: argparse.Namespace) -> list[str]:
     """Runs the whole show; returns what went wrong."""
+    startup_timeout: float = arguments.startup_timeout
     model = folder / "model"
     make_model(console, model)
     with Servers(folder / "logs") as servers:
@@ -33,7 +35,7 @@ def demonstrate(console: Console, folder: Path, startup_timeout: float) -> list[
         router = cluster.router(prefill, decode)
         wait_ready(console, servers, startup_timeout, told)
         prompts = make_prompts(model, opening=router.name)
-        log = TransferLog(decode.log)
+        log = TransferLog([decode.log])
         comparisons = run_prompts(console, plain, router, prompts, log)
         servers.check()
     return [

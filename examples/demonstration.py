@@ -31,7 +31,7 @@ TEXT = (
     "and each request keeps its own key and value rows until the last token has been written"
 )
 
-Demonstration = Callable[[Console, Path, float], list[str]]
+Demonstration = Callable[[Console, Path, argparse.Namespace], list[str]]
 
 
 @dataclass(frozen=True)
@@ -175,15 +175,22 @@ def report(console: Console, problem: str) -> None:
     console.print(problem, markup=False, soft_wrap=True)
 
 
-def run(demonstrate: Demonstration, description: str, folder: Path, answers: int) -> int:
+def run(
+    demonstrate: Demonstration,
+    description: str,
+    folder: Path,
+    answers: int,
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> int:
     """A demonstration as a program.
 
     Args:
-        demonstrate: takes the console, a folder and the seconds that starting may take; returns
-            what went wrong.
+        demonstrate: takes the console, a folder and the options, of which `startup_timeout` is the
+            seconds that starting may take; returns what went wrong.
         description: what the program does.
         folder: for the model and the logs, unless the command line names another.
         answers: how many are compared.
+        add_options: adds this program's own to its parser.
 
     Returns:
         The exit status.
@@ -193,6 +200,7 @@ def run(demonstrate: Demonstration, description: str, folder: Path, answers: int
     parser.add_argument(
         "--startup-timeout", type=float, default=600.0, help="seconds for all servers to start"
     )
+    add_options(parser)
     arguments = parser.parse_args()
     # Also where a shell started this in the background, and so told it to ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -201,7 +209,7 @@ def run(demonstrate: Demonstration, description: str, folder: Path, answers: int
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
-        problems = demonstrate(console, arguments.folder.resolve(), arguments.startup_timeout)
+        problems = demonstrate(console, arguments.folder.resolve(), arguments)
     except (ServerFailed, subprocess.CalledProcessError) as failure:
         report(console, str(failure))
         return 1

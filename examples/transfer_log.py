@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,22 +27,22 @@ class Transfer:
 
 
 class TransferLog:
-    """The transfers in a decode server's growing log."""
+    """The transfers in decode servers' growing logs."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._offsets = dict.fromkeys(paths, 0)
 
     def forget(self) -> None:
         """Passes over what has been logged so far."""
-        self._offset = self._path.stat().st_size
+        self._offsets = {path: path.stat().st_size for path in self._offsets}
 
     def latest(self) -> Transfer | None:
         """The last transfer that was logged since forget()."""
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            text = file.read().decode(errors="replace")
-        lines = list(FETCHED.finditer(text))
+        lines = []
+        for path, offset in self._offsets.items():
+            with path.open("rb") as file:
+                file.seek(offset)
+                lines += FETCHED.finditer(file.read().decode(errors="replace"))
         if not lines:
             return None
         line = lines[-1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,42 +45,61 @@ class Cluster:
     servers: Servers
     model: Path
     engine_options: Mapping[str, object] = field(default_factory=dict)
-    bootstrap_port: int = field(default_factory=free_port)
+    _bootstrap_ports: dict[str, int] = field(default_factory=dict)
 
     def plain(self) -> Server:
         """A server that prefills and decodes by itself: what the answers are compared with."""
         return self._vllm("plain", None)
 
     def prefill(self, name: str = "prefill", port: int | None = None) -> Server:
-        """The producer of KV. Its bootstrap server tells routers and decode servers who it is."""
-        extra = {"bootstrap_port": self.bootstrap_port}
-        return self._vllm(name, "kv_producer", extra, port=port)
+        """A producer of KV. Its bootstrap server tells routers and decode servers who it is.
+
+        One that takes the port of another takes its bootstrap port, too.
+        """
+        port = port or free_port()
+        bootstrap_port = self._bootstrap_ports.setdefault(f"http://{HOST}:{port}", free_port())
+        return self._vllm(name, "kv_producer", {"bootstrap_port": bootstrap_port}, port=port)
+
+    def bootstrap_port(self, prefill: Server) -> int:
+        """Where its bootstrap server answers."""
+        return self._bootstrap_ports[prefill.url]
 
     def decode(self, name: str = "decode", connector: Mapping[str, str] = CONNECTOR) -> Server:
-        """The consumer of KV; another connector can be tried in place of ours."""
+        """A consumer of KV; another connector can be tried in place of ours."""
         return self._vllm(name, "kv_consumer", connector=connector)
 
-    def router(self, prefill: Server, decode: Server) -> Server:
-        """vllm-router: asks the decode server once the prefill server has answered."""
+    def router(self, prefill: Sequence[Server], decode: Sequence[Server]) -> Server:
+        """vllm-router: asks a decode server once a prefill server has answered."""
         port = free_port()
         command = [
             *(str(Path(sys.executable).with_name("vllm-router")), "--host", HOST),
             *("--port", str(port), "--policy", "round_robin"),
             *("--vllm-pd-disaggregation", "--kv-connector", "mooncake"),
-            *("--prefill", prefill.url, str(self.bootstrap_port), "--decode", decode.url),
+            *self._behind(prefill, decode),
             *("--prometheus-host", HOST, "--prometheus-port", str(free_port())),
         ]
         return self.servers.start("router", command, f"http://{HOST}:{port}", ENVIRONMENT)
 
-    def proxy(self, prefill: Server, decode: Server) -> Server:
-        """examples/pd_proxy.py: asks both at once, so that KV streams."""
+    def proxy(
+        self, prefill: Sequence[Server], decode: Sequence[Server], name: str = "proxy"
+    ) -> Server:
+        """examples/pd_proxy.py: asks one of each at once, so that KV streams."""
         port = free_port()
         command = [
             *(sys.executable, str(Path(__file__).with_name("pd_proxy.py"))),
             *("--host", HOST, "--port", str(port)),
-            *("--prefill", prefill.url, str(self.bootstrap_port), "--decode", decode.url),
+            *self._behind(prefill, decode),
         ]
-        return self.servers.start("proxy", command, f"http://{HOST}:{port}", ENVIRONMENT)
+        return self.servers.start(name, command, f"http://{HOST}:{port}", ENVIRONMENT)
+
+    def _behind(self, prefill: Sequence[Server], decode: Sequence[Server]) -> list[str]:
+        """The servers as the router and the proxy want to be told of them."""
+        options = []
+        for server in prefill:
+            options += ["--prefill", server.url, str(self.bootstrap_port(server))]
+        for server in decode:
+            options += ["--decode", server.url]
+        return options
 
     def _vllm(
         self,

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,6 +247,36 @@ def test_another_model_is_refused(
     assert "another-model" in reason and "llama|config" in reason
 
 
+def test_another_key_is_refused(
+    deployment: Deployment, engines: tuple[EngineProcess, ...], tmp_path: Path
+) -> None:
+    """Only the request fails, or is recomputed; whoever has the key is served before and after."""
+    _, _, plain = engines
+    right, wrong = ({"key_file": write_key(tmp_path / name)} for name in ("right", "wrong"))
+    recompute = {"kv_load_failure_policy": "recompute"}
+    prefill, decode, stranger, forgiving = started(
+        deployment.prefill(extra={**right, "hold_timeout": SHORT}),
+        deployment.decode(extra=right),
+        deployment.decode(extra=wrong),
+        deployment.decode(extra=wrong, transfer=recompute),
+    )
+    for _ in range(2):
+        prompt = new_prompt(300)
+        expected = plain.answer(plain.submit(prompt, ANSWER_TOKENS)).tokens
+        assert sequential(prefill, decode, prompt).tokens == expected
+        assert sequential(prefill, forgiving, prompt).tokens == expected
+        assert sequential(prefill, stranger, prompt).finish_reason == "error"
+        assert stranger.answer(stranger.submit(prompt, ANSWER_TOKENS)).tokens == expected
+    assert len(decode.fetched()) == 2
+    for refused in (stranger, forgiving):
+        assert not refused.fetched()
+        assert all(
+            "ask for the same one here (key_file)" in why for why in refused.fetch_failures()
+        )
+        assert len(refused.fetch_failures()) == 2
+    prefill.wait_idle()
+
+
 def test_a_dead_prefill_server(deployment: Deployment, engines: tuple[EngineProcess, ...]) -> None:
     """Killed in the middle: D fails that request; a new P at the same address works at once."""
     _, decode, plain = engines
@@ -260,6 +292,13 @@ def test_a_dead_prefill_server(deployment: Deployment, engines: tuple[EngineProc
     prompt = new_prompt(300)
     expected = plain.answer(plain.submit(prompt, ANSWER_TOKENS)).tokens
     assert sequential(restarted, decode, prompt).tokens == expected
+
+
+def write_key(path: Path) -> str:
+    """A new key in a file that nobody else can read."""
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    return str(path)
 
 
 def failed(decode: EngineProcess, leg: str, timeout: float = REQUEST_TIMEOUT) -> bool:

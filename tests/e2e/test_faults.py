@@ -54,7 +54,7 @@ class Deployment:
     def wait_ready(self) -> None:
         """Until all servers answer."""
         self.servers.wait_ready(START_TIMEOUT, lambda _: None)
-        bootstrap = f"http://127.0.0.1:{self.cluster.bootstrap_port}"
+        bootstrap = f"http://127.0.0.1:{self.cluster.bootstrap_port(self.prefill)}"
         with urllib.request.urlopen(f"{bootstrap}/query", timeout=30) as reply:
             engine_id = json.load(reply)["0"]["engine_id"]
         assert self.engine_id in ("", engine_id), "routers read the engine id only once"
@@ -63,7 +63,7 @@ class Deployment:
     def legs(self, decode: Server, transfer: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a router adds to the request for the prefill and for the decode server."""
         address = {
-            "remote_bootstrap_addr": f"http://127.0.0.1:{self.cluster.bootstrap_port}",
+            "remote_bootstrap_addr": f"http://127.0.0.1:{self.cluster.bootstrap_port(self.prefill)}",
             "remote_engine_id": self.engine_id,
         }
         return (
@@ -199,7 +199,7 @@ def test_a_router_that_dies_between_the_legs(
     deployment: Deployment, pool: ThreadPoolExecutor, figure: Figure
 ) -> None:
     """P has answered, D is never asked: P gives the pages back at `hold_timeout`."""
-    router = deployment.cluster.router(deployment.prefill, deployment.decode)
+    router = deployment.cluster.router([deployment.prefill], [deployment.decode])
     deployment.wait_ready()
     prompt = new_prompt(LONG)
     before = gauge(deployment.prefill, "vllm:request_success_total")
@@ -226,7 +226,7 @@ def test_a_router_that_dies_between_the_legs(
 def test_a_prefill_server_that_is_killed_and_started_again(
     deployment: Deployment, pool: ThreadPoolExecutor, figure: Figure
 ) -> None:
-    proxy = deployment.cluster.proxy(deployment.prefill, deployment.decode)
+    proxy = deployment.cluster.proxy([deployment.prefill], [deployment.decode])
     deployment.wait_ready()
     prompts = [new_prompt(LONG) for _ in range(12)]
     strict = [both_legs(pool, deployment, deployment.decode, prompt)[1] for prompt in prompts[:6]]

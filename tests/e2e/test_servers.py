@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,18 +18,20 @@ from prompts import ANSWER_TOKENS, new_prompt
 from servers import Server, Servers
 from vllm_servers import MODEL_NAME, Cluster
 
-START_TIMEOUT = 420.0
+START_TIMEOUT = 900.0
 LENGTHS = (1, 5, 33, 300, 777, 1500)
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A prefill and a decode server, what stands before them, and what they are compared with."""
+    """Two prefill and two decode servers with one key, what stands before them, and what they are
+    compared with. (Servers without a key: in the other tests, and in the demo.)
+    """
 
     plain: Server
-    prefill: Server
-    decode: Server
+    prefill: list[Server]
+    decode: list[Server]
     router: Server
     proxy: Server
     liars_proxy: Server
@@ -39,9 +42,15 @@ def pair(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
         environment.setenv("PYTHONPATH", str(HERE), prepend=":")
+        key_file = tmp_path_factory.mktemp("key") / "kv.key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(secrets.token_hex(32))
         with Servers(tmp_path_factory.mktemp("logs")) as servers:
-            cluster = Cluster(servers, models.path("llama"), {"log_level": "debug"})
-            plain, prefill, decode = cluster.plain(), cluster.prefill(), cluster.decode()
+            options = {"log_level": "debug", "key_file": str(key_file)}
+            cluster = Cluster(servers, models.path("llama"), options)
+            prefill = [cluster.prefill("prefill-1"), cluster.prefill("prefill-2")]
+            decode = [cluster.decode("decode-1"), cluster.decode("decode-2")]
+            plain = cluster.plain()
             lying = {
                 "kv_connector": "LyingConnector",
                 "kv_connector_module_path": "lying_connector",
@@ -49,7 +58,7 @@ def pair(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
             liar = cluster.decode("liar", lying)
             servers.wait_ready(START_TIMEOUT, lambda _: None)
             router, proxy = cluster.router(prefill, decode), cluster.proxy(prefill, decode)
-            liars_proxy = cluster.proxy(prefill, liar)
+            liars_proxy = cluster.proxy(prefill, [liar], "liars-proxy")
             servers.wait_ready(START_TIMEOUT, lambda _: None)
             yield Pair(plain, prefill, decode, router, proxy, liars_proxy)
             servers.check()
@@ -101,15 +110,33 @@ def test_a_connector_that_moves_nothing_is_noticed(pair: Pair) -> None:
         assert complete(pair.liars_proxy, prompt) != complete(pair.plain, prompt), length
 
 
+@pytest.mark.parametrize("front", ["router", "proxy"])
+def test_all_servers_take_part(pair: Pair, front: str) -> None:
+    """Any prefill server's KV reaches any decode server; each decode server fetches its share."""
+    before = [metric(server, "bytes_transferred_count") for server in pair.decode]
+    prefilled = [prompts(server) for server in pair.prefill]
+    for _ in range(8):
+        prompt = new_prompt(100)
+        assert complete(getattr(pair, front), prompt) == complete(pair.plain, prompt)
+    for server, count in zip(pair.decode, before, strict=True):
+        assert metric(server, "bytes_transferred_count") > count, server.name
+    for server, count in zip(pair.prefill, prefilled, strict=True):
+        assert prompts(server) > count, server.name
+
+
 def test_metrics(pair: Pair) -> None:
     """Transfers are counted where they were waited for."""
-    before = metric(pair.decode, "bytes_transferred_sum")
+
+    def total(servers: list[Server], name: str) -> float:
+        return sum(metric(server, name) for server in servers)
+
+    before = total(pair.decode, "bytes_transferred_sum")
     complete(pair.router, new_prompt(300))
-    name = "bytes_transferred_sum"
-    assert metric(pair.decode, name) - before >= 300 * 4 * 2 * 2 * 32 * 4
-    assert metric(pair.decode, "xfer_time_seconds_count") > 0
-    assert metric(pair.decode, "num_failed_transfers_total") == 0
-    assert metric(pair.prefill, "num_kv_expired_reqs_total") == 0
+    shipped = total(pair.decode, "bytes_transferred_sum") - before
+    assert shipped >= 300 * 4 * 2 * 2 * 32 * 4
+    assert total(pair.decode, "xfer_time_seconds_count") > 0
+    assert total(pair.decode, "num_failed_transfers_total") == 0
+    assert total(pair.prefill, "num_kv_expired_reqs_total") == 0
 
 
 def test_an_error_at_decode_reaches_the_client(pair: Pair) -> None:
@@ -120,7 +147,7 @@ def test_an_error_at_decode_reaches_the_client(pair: Pair) -> None:
         "remote_bootstrap_addr": "http://127.0.0.1:9",
     }
     with pytest.raises(urllib.error.HTTPError) as error:
-        complete(pair.decode, new_prompt(100), kv_transfer_params=params)
+        complete(pair.decode[0], new_prompt(100), kv_transfer_params=params)
     assert error.value.code == 500
     prompt = new_prompt(100)
     assert complete(pair.router, prompt) == complete(pair.plain, prompt)
@@ -161,12 +188,15 @@ def request(server: Server, path: str, body: dict[str, Any]) -> urllib.request.R
     )
 
 
-def metric(server: Server, name: str) -> float:
-    """The value of one of our metrics."""
+def prompts(server: Server) -> float:
+    """How many requests a server has begun with."""
+    return metric(server, "request_prompt_tokens_count", "vllm:")
+
+
+def metric(server: Server, name: str, prefix: str = "vllm:mooncake_connector_") -> float:
+    """The value of a metric; ours, if nothing else is said."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as response:
         lines = response.read().decode().splitlines()
     return sum(
-        float(line.rpartition(" ")[2])
-        for line in lines
-        if line.startswith(f"vllm:mooncake_connector_{name}{{")
+        float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{prefix}{name}{{")
     )

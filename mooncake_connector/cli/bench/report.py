@@ -58,6 +58,7 @@ def show(console: Console, results: Results, verdicts: Sequence[Verdict]) -> Non
         console.print(_latency(results.latency))
     if results.overload:
         console.print(_overload(results.overload))
+        console.print(_memory(results.overload))
     if results.calls:
         console.print(_calls(results.calls))
     small = _small(results)
@@ -120,9 +121,8 @@ def _latency(latency: Sequence[LatencyResult]) -> Table:
 
 def _overload(overload: Sequence[OverloadResult]) -> Table:
     table = _table(
-        "Overload: all requests outstanding at once, repeated (memory: before, after each)",
-        "method", "requests", "spans", "seconds each", "failed",
-        "sender's MiB", "receiver's MiB", "growth",
+        "Overload: all requests outstanding at once, repeated",
+        "method", "requests", "spans each", "seconds each time", "failed",
     )  # fmt: skip
     for item in overload:
         table.add_row(
@@ -131,19 +131,28 @@ def _overload(overload: Sequence[OverloadResult]) -> Table:
             f"{item.spans:,}",
             f"{min(item.seconds):.3f}..{max(item.seconds):.3f} ({len(item.seconds)})",
             str(item.failed),
-            _resident(item.sender_resident),
-            _resident(item.receiver_resident),
-            f"{item.growth / MIB:.2f}",
         )
         if item.first_error is not None:
             table.add_row(f"[red]{item.first_error}")
     return table
 
 
-def _resident(sizes: Sequence[int]) -> str:
-    """Before the first repetition, and after the others: a range only if it changed."""
-    before, *after = (f"{size / MIB:.1f}" for size in sizes)
-    return f"{before}, {'..'.join(dict.fromkeys((min(after), max(after))))}"
+def _memory(overload: Sequence[OverloadResult]) -> Table:
+    rounds = max(len(item.seconds) for item in overload)
+    table = _table(
+        "Resident memory under overload, MiB: before, and how much more after each time",
+        "method",
+        "side",
+        "before",
+        *(str(number) for number in range(1, rounds + 1)),
+        left=2,
+    )
+    for item in overload:
+        for side, sizes in (("sender", item.sender_resident), ("receiver", item.receiver_resident)):
+            before, *after = sizes
+            more = (f"{(size - before) / MIB:+.1f}" for size in after)
+            table.add_row(item.method, side, f"{before / MIB:.1f}", *more)
+    return table
 
 
 def _calls(calls: Sequence[CallResult]) -> Table:

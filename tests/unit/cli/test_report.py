@@ -78,7 +78,9 @@ def test_tables_show_every_part() -> None:
     assert "engine cma was not measured: no" in lines
     assert "engine tcp 30.0 / 90.0" in lines
     assert "recv receiver 11.0 / 22.0" in lines
-    assert "engine tcp 64 1,024 0.500..0.500 (3) 1 1.0, 1.0 0.0, 0.0..1.0 1.00" in lines
+    assert "engine tcp 64 1,024 0.500..0.500 (3) 1" in lines
+    assert "engine tcp sender 1.0 +0.0 +0.0 +0.0" in lines
+    assert "engine tcp receiver 0.0 +0.0 +0.0 +1.0" in lines
     assert "gone" in lines
     assert any("0.2500 / 0.5000" in line for line in lines)
     assert any("7.00 ns for each of 1,000 spans" in line for line in lines)
