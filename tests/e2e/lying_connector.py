@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from mooncake_connector.vllm import MooncakeConnector
+from mooncake_connector.vllm.metadata import Release
 
 
 class LyingConnector(MooncakeConnector):
@@ -15,5 +16,8 @@ class LyingConnector(MooncakeConnector):
         step = self._get_connector_metadata()
         if self.worker is not None:
             self.worker._results.finished_recving.update(step.loads)
+        step.releases += [
+            Release(one.request, one.tag, one.addresses) for one in step.loads.values()
+        ]
         step.loads.clear()
         super().start_load_kv(forward_context, **kwargs)
