@@ -27,6 +27,7 @@ PATHS = ("local", "shm", "cma", "tcp")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _HIGHEST_PORT = 65535
+_MOST_LANES = 64  # kMaxLanes in csrc/engine/driver.cpp
 _LONGEST_BUSY_POLL = 0.01
 
 
@@ -89,6 +90,8 @@ class EngineConfig:
             _check_at_least(name, getattr(self, name), 0)
         for name in ("unknown_timeout", "peer_timeout", "ping_interval"):
             _check_positive(name, getattr(self, name))
+        if self.tcp_lanes > _MOST_LANES:
+            raise ConfigError(f"tcp_lanes={self.tcp_lanes}: a peer accepts at most {_MOST_LANES}")
         if not 0 <= self.busy_poll <= _LONGEST_BUSY_POLL:
             raise ConfigError(f"busy_poll={self.busy_poll} is not between 0 and 0.01 seconds")
         # It is compared with, not bound to.

@@ -139,11 +139,12 @@ Status ControlChannel::parse() {
         const std::span<const std::uint8_t> rest(in_.data() + at, in_used_ - at);
         const auto length = frame_length(rest);
         if (!length) return length.status();
-        if (!*length || rest.size() < sizeof(std::uint32_t) + **length) {
-            if (*length && in_.size() < at + sizeof(std::uint32_t) + **length)
-                in_.resize(at + sizeof(std::uint32_t) + **length);
-            break;
+        if (*length && **length > handlers_.limit()) {
+            return {Code::protocol, "a frame of " + std::to_string(**length) +
+                                        " bytes, of a peer that has not greeted"};
         }
+        // Room is made as bytes come, and not because a peer says that many will.
+        if (!*length || rest.size() < sizeof(std::uint32_t) + **length) break;
         at += sizeof(std::uint32_t) + **length;
         if (**length == 0) {
             if (std::exchange(peer_moved_, true) || at != in_used_)

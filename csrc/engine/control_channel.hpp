@@ -25,6 +25,8 @@ class ControlChannel : public std::enable_shared_from_this<ControlChannel> {
         // Bytes that are no message, or the connection's end. Called at most once, not after
         // close().
         std::function<void(Status)> failed;
+        // The longest frame that is accepted now.
+        std::function<std::size_t()> limit;
     };
 
     ControlChannel(EventLoop& loop, FileDescriptor socket, Handlers handlers);

@@ -14,6 +14,7 @@ namespace {
 
 constexpr Duration kLinkTimeout = std::chrono::seconds(5);
 constexpr int kLinksPerSession = 2;  // one for small and one for large transfers
+constexpr int kMaxLanes = 64;        // of a session; config.py allows no more
 
 std::string_view state_name(Session::State state) {
     switch (state) {
@@ -189,7 +190,8 @@ void Driver::attach_channel(SessionId id, FileDescriptor socket) {
                     exchange_->malformed(id, reason);
                 }
                 session_lost(id, reason);
-            }});
+            },
+            [this, id] { return exchange_->frame_limit(id); }});
     if (const Status started = peer.channel->start(); !started) {
         control_.post([this, id, started] { session_lost(id, started); });
     }
@@ -205,10 +207,13 @@ void Driver::accepted(FileDescriptor socket, const Preamble& preamble) {
     }
     const auto found = tokens_.find(preamble.token);
     Peer* peer = found == tokens_.end() ? nullptr : find(found->second.session);
-    if (peer == nullptr) {
-        log_.write(LogLevel::warning, "refused a lane that belongs to no session");
+    if (peer == nullptr || found->second.lanes_left == 0) {
+        log_.write(LogLevel::warning, peer == nullptr
+                                          ? "refused a lane that belongs to no session"
+                                          : "refused one lane too many of " + peer->address);
         return;
     }
+    --found->second.lanes_left;
     const SessionId id = found->second.session;
     if (const Status added = peer->links->add_lane(std::move(socket)); !added) {
         session_lost(id, added);
@@ -240,7 +245,7 @@ void Driver::link(const Session& session) {
     peer.address = session.address.empty() ? session.peer.address : session.address;
     peer.link_token = session.link_token;
     peer.links->restrict_to(session.peer.paths);
-    tokens_[session.link_token] = {session.id, kLinksPerSession};
+    tokens_[session.link_token] = {session.id, kLinksPerSession, kMaxLanes};
     if (!session.outgoing) return;  // who connects makes the links too
     LinkTarget target{session.address,         session.peer.boot_id, session.peer.same_host_name,
                       session.peer.link_token, session.peer.paths,   node_of_pools()};

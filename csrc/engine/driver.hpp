@@ -143,6 +143,7 @@ class Driver final : public Actions {
     struct LinkToken {
         SessionId session;
         int links_left = 0;  // same-host links that may still present it
+        int lanes_left = 0;  // and lanes
     };
     std::unordered_map<Token, LinkToken> tokens_;  // ours
     std::unordered_map<TransferId, std::shared_ptr<Transfer>> transfers_;

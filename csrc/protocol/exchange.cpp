@@ -10,7 +10,7 @@ namespace {
 // What a peer may send while its handshake waits for the authentication. Honest ones have pools to
 // add at most.
 constexpr std::size_t kMaxHeld = 64;
-constexpr std::size_t kMaxHeldBytes = 1U << 20;
+constexpr std::size_t kMaxHeldBytes = kMaxGreetingBytes;
 
 bool hold_back(Session& session, const Message& message) {
     Bytes frame;
@@ -67,6 +67,12 @@ void Exchange::malformed(SessionId id, const Status& reason) {
     sessions_.fail(*session, greeted ? reason
                                      : reason.with_context("the peer is no engine, or one of an "
                                                            "incompatible version"));
+}
+
+std::size_t Exchange::frame_limit(SessionId id) {
+    const Session* session = sessions_.find(id);
+    const bool known = session != nullptr && session->state >= Session::State::linking;
+    return known ? kMaxFrameBytes : kMaxGreetingBytes;
 }
 
 void Exchange::tick(Instant now) {

@@ -27,6 +27,9 @@ inline constexpr std::uint16_t kOldestProtocolVersion = 1;  // understood for ro
 inline constexpr std::uint32_t kPlanVersion = 1;            // of the canonical orders
 
 inline constexpr std::size_t kMaxFrameBytes = 16U << 20;  // bounds what a peer can make us buffer
+// The same for a peer whose handshake is not over: its pools, of which a worker's have hundreds of
+// planes of some 40 bytes.
+inline constexpr std::size_t kMaxGreetingBytes = 1U << 20;
 inline constexpr std::size_t kMaxTagBytes = 256;
 inline constexpr std::size_t kMaxNameBytes = 1024;
 inline constexpr std::size_t kMaxReasonBytes = 4096;

@@ -18,6 +18,7 @@ from support.pages import Shape
 
 SHAPE = Shape(page_count=64, page_size=16, dtype="float64")
 TOKEN_BYTES = 16
+MOST_LANES = 64
 HELLO = 1  # its type number
 
 
@@ -140,3 +141,15 @@ def test_a_token_ends_with_its_session(sender: Any, receiver: Any) -> None:
     assert _is_refused(_lane(sender.address(), eavesdropper.tokens[0]))
     eavesdropper.close()
     _moves(sender, receiver, sender.address(), b"after")
+
+
+def test_a_token_opens_so_many_lanes_and_no_more(sender: Any, receiver: Any) -> None:
+    eavesdropper = Eavesdropper(sender.address())
+    _moves(sender, receiver, eavesdropper.address, b"overheard")
+    lanes = [_lane(sender.address(), eavesdropper.tokens[0]) for _ in range(MOST_LANES)]
+    # The session has four; the rest of them fits, and what exceeds the limit is refused.
+    refused = lanes[MOST_LANES - 4 :]
+    assert all(_is_refused(lane) for lane in refused)
+    ready, _, _ = select.select(lanes[: MOST_LANES - 4], [], [], 0)
+    assert not ready
+    eavesdropper.close()

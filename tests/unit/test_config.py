@@ -59,6 +59,7 @@ def test_unknown_option_names_the_valid_ones() -> None:
         ({"ping_interval": 3.0}, "shorter than peer_timeout"),
         ({"max_wait": 0}, "greater than 0"),
         ({"tcp_lanes": 0}, "at least 1"),
+        ({"tcp_lanes": 65}, "at most 64"),
         ({"busy_poll": 0.02}, "between 0 and 0.01"),
         ({"host": "0.0.0.0"}, "advertise="),
         ({"host": "[::]"}, "advertise="),

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <array>
+#include <atomic>
 #include <functional>
 #include <string>
 #include <thread>
@@ -34,7 +35,8 @@ class End {
             channel_ = std::make_shared<ControlChannel>(
                 loop_, std::move(socket),
                 ControlChannel::Handlers{[this](const Message& message) { heard(message); },
-                                         [this](const Status& reason) { failed(reason); }});
+                                         [this](const Status& reason) { failed(reason); },
+                                         [this] { return limit.load(); }});
             ASSERT_TRUE(channel_->start());
         });
     }
@@ -60,6 +62,7 @@ class End {
     }
 
     bool says_bye = false;  // when it fails
+    std::atomic<std::size_t> limit{kMaxFrameBytes};
 
   private:
     void heard(const Message& message) {
@@ -138,6 +141,20 @@ TEST_F(ControlChannelTest, SaysWhyItRefusesBytesThatAreNoMessage) {
     ASSERT_EQ(log.size(), 2U);
     EXPECT_EQ(log[0].substr(0, 4), "BYE ");
     EXPECT_EQ(log[1], "peer lost");
+}
+
+// Only what says so is long; nothing of it has to come.
+TEST_F(ControlChannelTest, RefusesLongFramesBeforeTheyCome) {
+    Pair sockets = stream_pair();
+    End end(loop_, std::move(sockets[0]));
+    end.limit = 1000;
+    Bytes bytes;
+    encode(Bye{Code::ok, std::string(990, 'x')}, bytes);
+    ASSERT_EQ(::send(sockets[1].get(), bytes.data(), bytes.size(), 0), bytes.size());
+    EXPECT_EQ(end.log(1).size(), 1U);
+    const std::array<std::uint8_t, 4> length{0xe9, 3, 0, 0};  // 1001
+    ASSERT_EQ(::send(sockets[1].get(), length.data(), length.size(), 0), length.size());
+    EXPECT_EQ(end.log(2).at(1), "protocol error");
 }
 
 TEST_F(ControlChannelTest, MovesToAnotherConnectionBetweenMessages) {

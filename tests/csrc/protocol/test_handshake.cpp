@@ -211,6 +211,16 @@ TEST_F(WithoutTheKey, AFloodDuringTheHandshakeEndsIt) {
     EXPECT_TRUE(mallory.refused_for_protocol());
 }
 
+TEST_F(WithoutTheKey, ItsFramesAreShort) {
+    mallory.connect("p:1");
+    ASSERT_TRUE(transfer()->ok());
+    for (const auto& [id, session] : p->exchange().sessions().all()) {
+        const bool friendly = session.state == Session::State::ready;
+        EXPECT_EQ(p->exchange().frame_limit(id), friendly ? kMaxFrameBytes : kMaxGreetingBytes);
+    }
+    EXPECT_EQ(p->exchange().frame_limit(SessionId{99}), kMaxGreetingBytes);
+}
+
 TEST_F(WithoutTheKey, ManyBytesDuringTheHandshakeEndIt) {
     network.work = {1s, 1s};
     mallory.connect("p:1");
