@@ -221,7 +221,6 @@ HOSTILE = (
             "HostileRing.AnOffsetBeyondThePagesIsDroppedAndNothingElse",
             "*PushContract.BytesBeyondTheSliceAreDropped*",
         ),
-        quick=True,
     ),
     Mutation(
         "a batch may be of any length",
@@ -316,7 +315,11 @@ HOSTILE = (
         "transport/shm/ring.cpp",
         "    if (bytes > ring_.capacity) return impossible();\n",
         "",
-        ("HostileRing.APositionBeyondTheRing", "HostileRing.APositionThatGoesBack"),
+        (
+            "RingEnds.ImpossiblePositionsAreNoticed",
+            "HostileRing.APositionBeyondTheRing",
+            "HostileRing.APositionThatGoesBack",
+        ),
     ),
     Mutation(
         "a record may be longer than what was published",

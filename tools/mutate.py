@@ -37,7 +37,8 @@ SIMULATOR = "*Simulation.EverythingEndsOnce*"
 # Of a seed; see how_to_replay() in the simulator.
 FAILING_SEED = re.compile(r"seed (\d+); replay it with")
 RAN = re.compile(r"^\[==========\] (\d+) tests? from", re.MULTILINE)
-# A mistake may make a test endless; compilers always end.
+# A mistake may make a test or the simulator endless; compilers always end.
+TESTS_PATIENCE_SECONDS = 120
 PATIENCE_SECONDS = 300
 COMPILERS_PATIENCE_SECONDS = 3600
 # Leaks are not what is looked for here, and looking for them is slow.
@@ -163,8 +164,11 @@ def first_failing_seed(binary: Path, seeds: int) -> int | None:
 
 
 def passes(binary: Path, test: str) -> bool:
-    """Whether a test does; a crash is no pass."""
-    status, output = run([binary, f"--gtest_filter={test}"])
+    """Whether a test does; to crash or to hang is not to pass."""
+    try:
+        status, output = run([binary, f"--gtest_filter={test}"], patience=TESTS_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
     ran = RAN.search(output)
     if ran is None or ran[1] == "0":
         raise BrokenError(f"there is no test {test}")

@@ -217,12 +217,14 @@ TEST_F(HostileRing, AnHonestRecordArrives) {
 }
 
 TEST_F(HostileRing, APositionBeyondTheRing) {
-    publish(kCapacity + 1);
+    put(header_);  // which alone would be good
+    publish(kCapacity + 64);
     expect_protocol_failure();
 }
 
 TEST_F(HostileRing, APositionThatGoesBack) {
-    publish(UINT64_MAX - 5);
+    put(header_);
+    publish(UINT64_MAX - 63);
     expect_protocol_failure();
 }
 
