@@ -13,7 +13,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
 import time
 import traceback
 from collections import deque
@@ -27,6 +26,7 @@ from typing import Any, Self
 import make_tiny_model
 import vllm.v1.attention.backends.cpu_attn
 import vllm.v1.worker.cpu_worker  # noqa: F401 - imported here so that the forks need not
+from servers import free_port
 from vllm import LLM, SamplingParams
 from vllm.config import KVTransferConfig
 from vllm.sampling_params import RequestOutputKind
@@ -454,11 +454,3 @@ def started(*engines: EngineProcess) -> tuple[EngineProcess, ...]:
     for engine in engines:
         engine.wait_started()
     return engines
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -16,7 +16,6 @@ from engine_process import (
     Deployment,
     EngineProcess,
     connector_worker,
-    free_port,
     started,
 )
 from prompts import (
@@ -27,6 +26,7 @@ from prompts import (
     prefill_params,
     sequential,
 )
+from servers import free_port
 
 # Short, so that the tests are; long enough for a busy machine.
 SHORT = 3.0
