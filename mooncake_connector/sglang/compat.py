@@ -54,7 +54,6 @@ USED_NAMES: Final = {
         "CommonKVManager._ensure_prefill_recompute_executor",
         "CommonKVManager._resolve_rank_mapping",
         "CommonKVManager._sync_bootstrap_port_across_nodes",
-        "CommonKVManager.check_status_pp_consensus",
         "CommonKVManager.clear_deferred_abort_state",
         "CommonKVManager.is_abort_release_safe",
         "CommonKVManager.register_to_bootstrap",
@@ -63,6 +62,7 @@ USED_NAMES: Final = {
         "KVTransferError",
         "PrefillServerInfo",
     ),
+    "sglang.srt.disaggregation.pp_consensus_store": ("PPConsensusStore.close",),
     "sglang.srt.disaggregation.utils": (
         "DisaggregationMode.DECODE",
         "DisaggregationMode.PREFILL",
@@ -231,7 +231,6 @@ def require_supported_features(args: KVArgs) -> None:
     checks = {
         "decode context parallelism (--dcp-size)": parallel.attn_dcp_size > 1,
         "context parallelism (--attention-context-parallel-size)": parallel.attn_cp_size > 1,
-        "pipeline parallelism (--pp-size)": parallel.pp_size > 1,
         "--enable-kv-cache-sharding": bool(parallel.enable_kv_cache_sharding),
         "--enable-hisparse": bool(get_memory().enable_hisparse),
         "--disaggregation-decode-allocation-policy prefill_complete": (

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sglang.srt.disaggregation.base.conn import KVTransferDestination
 from sglang.srt.disaggregation.common.conn import CommonKVManager, PrefillServerInfo
+from sglang.srt.disaggregation.pp_consensus_store import PPConsensusStore
 from sglang.srt.disaggregation.utils import DisaggregationMode
 from sglang.srt.runtime_context import get_disagg, get_parallel, get_serving
 from sglang.srt.utils.network import NetworkAddress
@@ -106,6 +107,9 @@ class Manager(CommonKVManager):
         super().__init__(args, disaggregation_mode, server_args, is_mla_backend)
         # The base class listens to whoever connects; nothing of ours is sent there.
         self._zmq_ctx.destroy(linger=0)
+        if isinstance(statuses := getattr(self, "request_status", None), PPConsensusStore):
+            statuses.close()
+        self.request_status: dict[int, int] = {}
         if disaggregation_mode == DisaggregationMode.DECODE:
             self._directory = Directory(self.config, args.page_size, self.kv_cache_dtype_str)
         logger.info("%s engine listens on %s", disaggregation_mode.value, self.engine.address)

@@ -100,10 +100,11 @@ class Sender(BaseKVSender):
         return self._status
 
     def poll_pp_consensus(self) -> int:
-        """Where the request stands on all pipeline stages."""
-        self.poll()
-        status: int = self.kv_mgr.check_status_pp_consensus(self.bootstrap_room)
-        return status
+        """Where the request stands, for all pipeline stages; SGLang asks the first one alone.
+
+        The others need not have heard of D: pages can be offered before D asks for them.
+        """
+        return self.poll()
 
     def _look_for_receivers(self) -> None:
         assert self._send is not None
@@ -127,6 +128,8 @@ class Sender(BaseKVSender):
         """Tells how many pages there will be in all, and the metadata row."""
         self._pages_in_all = num_kv_indices
         self._aux_index = aux_index
+        if self._status == KVPoll.Bootstrapping:  # the first pipeline stage has heard of D
+            self._advance(KVPoll.WaitingForInput)
 
     def get_max_transfer_tokens(self) -> None:
         """There is no limit to one chunk."""

@@ -23,6 +23,7 @@ from sglang.srt.disaggregation.utils import (
     get_pd_kv_layout,
     setup_state_kv_args,
 )
+from sglang.srt.distributed.utils import get_pp_indices
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.runtime_context import get_context, get_parallel
 
@@ -47,16 +48,37 @@ class Setting:
         model: folder of the model.
         tp: ranks that share the heads.
         rank: this one's number.
+        stages: pipeline stages.
+        stage: this one's number.
     """
 
     model: str
     page_size: int = 1
     tp: int = 1
     rank: int = 0
+    stages: int = 1
+    stage: int = 0
     latent: bool = False
     heads: int = HEADS
     options: dict[str, Any] = field(default_factory=dict)
     parallel: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> range:
+        """The stage's."""
+        return range(*get_pp_indices(LAYERS, self.stage, self.stages))
+
+
+class StageGroup:
+    """The communicator of a server's pipeline stages, as far as SGLang's managers use it."""
+
+    said: Any = None
+
+    def broadcast_object(self, told: Any, src: int) -> Any:
+        """What the first stage said; it has to be made before the others."""
+        if told is not None:
+            type(self).said = told
+        return type(self).said
 
 
 @contextlib.contextmanager
@@ -74,8 +96,9 @@ def published(setting: Setting, mode: str, bootstrap_port: int = 0) -> Iterator[
         "attn_dp_rank": 0,
         "attn_dcp_size": 1,
         "attn_dcp_rank": 0,
-        "pp_rank": 0,
-        "pp_group": None,
+        "pp_size": setting.stages,
+        "pp_rank": setting.stage,
+        "pp_group": StageGroup(),
         "dp_rank": 0,
     }
     options: dict[str, Any] = {
@@ -124,7 +147,8 @@ class Worker:
     def _describe(self) -> KVArgs:
         args = KVArgs()
         args.engine_rank = self.setting.rank
-        args.pp_rank = args.system_dp_rank = args.gpu_id = args.prefill_start_layer = 0
+        args.system_dp_rank = args.gpu_id = 0
+        args.pp_rank, args.prefill_start_layer = self.setting.stage, self.setting.layers.start
         args.kv_cache_dtype_str = "auto"
         args.kv_layout = get_pd_kv_layout(self.pool)
         args.kv_data_ptrs, args.kv_data_lens, args.kv_item_lens = (
@@ -181,7 +205,8 @@ def make_pool(setting: Setting) -> Any:
         "size": POOL_TOKENS,
         "page_size": setting.page_size,
         "dtype": torch.float16,
-        "layer_num": LAYERS,
+        "layer_num": len(setting.layers),
+        "start_layer": setting.layers.start,
         "device": "cpu",
         "enable_memory_saver": False,
     }
