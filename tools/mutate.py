@@ -36,7 +36,7 @@ BUILD = ROOT / "build" / "asan"
 SIMULATOR = "*Simulation.EverythingEndsOnce*"
 # Of a seed; see how_to_replay() in the simulator.
 FAILING_SEED = re.compile(r"seed (\d+); replay it with")
-RAN = re.compile(r"^\[==========\] (\d+) tests? from", re.MULTILINE)
+RAN = re.compile(r"^\[==========\] Running (\d+) tests? from", re.MULTILINE)
 # A mistake may make a test or the simulator endless; compilers always end.
 TESTS_PATIENCE_SECONDS = 120
 PATIENCE_SECONDS = 300

@@ -45,8 +45,9 @@ def test_text_that_is_gone_or_repeated_is_an_error(mutate, old, times):
 
 
 TWO_SEEDS = "seed 9; replay it with\nseed 7; replay it with"
-ONE_TEST = "[==========] 1 test from 1 test suite ran."
-NO_TEST = "[==========] 0 tests from 0 test suites ran."
+ONE_TEST = "[==========] Running 1 test from 1 test suite."
+NO_TEST = "[==========] Running 0 tests from 0 test suites."
+CRASH = f"{ONE_TEST}\n==1==ERROR: AddressSanitizer: SEGV"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,7 @@ NO_TEST = "[==========] 0 tests from 0 test suites ran."
         ((), ("", 0), "NOT FOUND by 10 seeds"),
         ((), ("killed", 1), "named no seed"),
         (("A.B",), (ONE_TEST, 1), "A.B"),
+        (("A.B",), (CRASH, 1), "A.B"),
         (("A.B",), (ONE_TEST, 0), "NOT FOUND by A.B"),
         (("A.B",), (NO_TEST, 0), "there is no test A.B"),
     ],
@@ -71,3 +73,11 @@ def test_says_what_shows_a_mistake(mutate, tmp_path, found_by, answer, shown):
     except mutate.BrokenError as error:
         assert shown in str(error)
         assert not shown.startswith(("seed", "A"))
+
+
+def test_a_test_that_hangs_has_found_it(mutate, tmp_path, monkeypatch):
+    monkeypatch.setattr(mutate, "TESTS_PATIENCE_SECONDS", 0.2)
+    binary = tmp_path / "binary"
+    binary.write_text(f"#!/bin/sh\necho '{ONE_TEST}'\nexec sleep 60\n")
+    binary.chmod(0o755)
+    assert not mutate.passes(binary, "A.B")
