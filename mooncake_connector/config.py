@@ -46,7 +46,7 @@ class EngineConfig:
     advertise: str | None = None
     """Host that peers are told to connect to, where it differs from ``host``."""
     paths: tuple[str, ...] | None = None
-    """Restricts the paths that may be used (a subset of ``PATHS``); None allows all."""
+    """Restricts the paths (``local``, ``shm``, ``cma``, ``tcp``) that may be used; None: all."""
     strict: bool = False
     """Refuse to fall back to a slower path when the best allowed one cannot be used."""
     cma: Literal["auto", "any"] = "auto"
