@@ -51,14 +51,17 @@ class Cluster:
         """A server that prefills and decodes by itself: what the answers are compared with."""
         return self._vllm("plain", None)
 
-    def prefill(self, name: str = "prefill", port: int | None = None) -> Server:
+    def prefill(
+        self, name: str = "prefill", port: int | None = None, options: Sequence[str] = ()
+    ) -> Server:
         """A producer of KV. Its bootstrap server tells routers and decode servers who it is.
 
         One that takes the port of another takes its bootstrap port, too.
         """
         port = port or free_port()
         bootstrap_port = self._bootstrap_ports.setdefault(f"http://{HOST}:{port}", free_port())
-        return self._vllm(name, "kv_producer", {"bootstrap_port": bootstrap_port}, port=port)
+        extra = {"bootstrap_port": bootstrap_port}
+        return self._vllm(name, "kv_producer", extra, port=port, options=options)
 
     def bootstrap_port(self, prefill: Server) -> int:
         """Where its bootstrap server answers."""
@@ -107,7 +110,9 @@ class Cluster:
         role: str | None,
         extra: Mapping[str, object] | None = None,
         connector: Mapping[str, str] = CONNECTOR,
+        *,
         port: int | None = None,
+        options: Sequence[str] = (),
     ) -> Server:
         port = port or free_port()
         environment = dict(ENVIRONMENT)
@@ -121,6 +126,7 @@ class Cluster:
             *("--dtype", "float32", "--enforce-eager", "--max-model-len", str(MAX_MODEL_LEN)),
             *("--max-num-seqs", "8", "--max-num-batched-tokens", str(CHUNK_TOKENS)),
             *("--kv-cache-memory-bytes", str(KV_CACHE_BYTES)),
+            *options,
         ]
         if role is not None:
             transfer = {

@@ -9,6 +9,7 @@ has tests of its own.)
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -82,6 +83,7 @@ class EngineProcess:
     """One vLLM engine in a process of its own."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        gc.freeze()  # else the child's collections copy every page of what was imported
         self._pipe, theirs = FORK.Pipe()
         self._process = FORK.Process(target=_serve, args=(theirs, options), daemon=True)
         self._process.start()

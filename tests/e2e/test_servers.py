@@ -25,16 +25,22 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Pair:
-    """Two prefill and two decode servers with one key, what stands before them, and what they are
-    compared with. (Servers without a key: in the other tests, and in the demo.)
+    """Two prefill and two decode servers with one key, and what stands before them. (Servers without
+    a key: in the other tests, and in the demo.)
+
+    One of the prefill servers is tensor-parallel, the others are not.
     """
 
-    plain: Server
     prefill: list[Server]
     decode: list[Server]
     router: Server
     proxy: Server
     liars_proxy: Server
+
+    @property
+    def plain(self) -> Server:
+        """One that prefills and decodes by itself, as each does when nothing is asked for beside."""
+        return self.prefill[0]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +54,10 @@ def pair(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         with Servers(tmp_path_factory.mktemp("logs")) as servers:
             options = {"log_level": "debug", "key_file": str(key_file)}
             cluster = Cluster(servers, models.path("llama"), options)
-            prefill = [cluster.prefill("prefill-1"), cluster.prefill("prefill-2")]
+            # The second one's two workers have half of the heads each.
+            parallel = ("--tensor-parallel-size", "2")
+            prefill = [cluster.prefill("prefill-1"), cluster.prefill("prefill-2", options=parallel)]
             decode = [cluster.decode("decode-1"), cluster.decode("decode-2")]
-            plain = cluster.plain()
             lying = {
                 "kv_connector": "LyingConnector",
                 "kv_connector_module_path": "lying_connector",
@@ -60,7 +67,7 @@ def pair(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
             router, proxy = cluster.router(prefill, decode), cluster.proxy(prefill, decode)
             liars_proxy = cluster.proxy(prefill, [liar], "liars-proxy")
             servers.wait_ready(START_TIMEOUT, lambda _: None)
-            yield Pair(plain, prefill, decode, router, proxy, liars_proxy)
+            yield Pair(prefill, decode, router, proxy, liars_proxy)
             servers.check()
 
 
@@ -115,13 +122,13 @@ def test_all_servers_take_part(pair: Pair, front: str) -> None:
     """Any prefill server's KV reaches any decode server; each decode server fetches its share."""
     before = [metric(server, "bytes_transferred_count") for server in pair.decode]
     prefilled = [prompts(server) for server in pair.prefill]
-    for _ in range(8):
-        prompt = new_prompt(100)
-        assert complete(getattr(pair, front), prompt) == complete(pair.plain, prompt)
+    asked = [new_prompt(100) for _ in range(8)]
+    answers = [complete(getattr(pair, front), prompt) for prompt in asked]
     for server, count in zip(pair.decode, before, strict=True):
         assert metric(server, "bytes_transferred_count") > count, server.name
     for server, count in zip(pair.prefill, prefilled, strict=True):
         assert prompts(server) > count, server.name
+    assert answers == [complete(pair.plain, prompt) for prompt in asked]
 
 
 def test_metrics(pair: Pair) -> None:
