@@ -195,10 +195,12 @@ class ManInTheMiddle {
     void check(std::size_t end) {
         if (keys_ == 0 || !believed(*ends_[end], session_[end])) return;
         ASSERT_TRUE(greeted_.contains(1 - end)) << "believed before it greeted";
-        Session& session = *ends_[end]->exchange().sessions().find(session_[end]);
-        if (std::exchange(checked_[end], true)) return;  // later POOLs are not proved
-        EXPECT_EQ(frame_of(session.peer), frame_of(greeted_.at(1 - end)))
-            << "a HELLO was altered on its way";
+        if (std::exchange(checked_[end], true)) return;
+        const Hello& said = greeted_.at(1 - end);
+        Hello heard = ends_[end]->exchange().sessions().find(session_[end])->peer;
+        // POOLs are not proved: those that came during the handshake have been added already.
+        if (heard.pools.size() > said.pools.size()) heard.pools.resize(said.pools.size());
+        EXPECT_EQ(frame_of(heard), frame_of(said)) << "a HELLO was altered on its way";
     }
 
     Input& input_;
