@@ -65,7 +65,7 @@ class EngineConfig:
     """Compare a digest of every transfer before it completes."""
     unknown_timeout: float = 30.0
     """How long a receive may wait for a tag that its sender does not know."""
-    peer_timeout: float = 2.0
+    peer_timeout: float = 1.8
     """Silence after which a peer with unfinished work is declared lost."""
     ping_interval: float = 0.5
     """How often a peer with unfinished work is pinged."""

@@ -13,7 +13,7 @@ namespace mc {
 
 namespace {
 
-constexpr std::uint32_t kMagic = 0x56'4b'43'4d;  // "MCKV" as bytes on the wire
+constexpr std::uint32_t kPreambleMagic = 0x56'4b'43'4d;  // "MCKV" as bytes on the wire
 constexpr std::uint16_t kVersion = 1;            // of this preamble, not of the protocol behind it
 
 }  // namespace
@@ -21,7 +21,7 @@ constexpr std::uint16_t kVersion = 1;            // of this preamble, not of the
 void encode(const Preamble& preamble, std::span<std::uint8_t, Preamble::kBytes> out) {
     Bytes bytes;
     ByteWriter writer(bytes);
-    writer.put(kMagic);
+    writer.put(kPreambleMagic);
     writer.put(kVersion);
     writer.put(preamble.kind);
     writer.put(std::uint8_t{0});
@@ -35,7 +35,7 @@ Result<Preamble> decode_preamble(std::span<const std::uint8_t, Preamble::kBytes>
     const auto version = reader.get<std::uint16_t>();
     const auto kind = reader.get<std::uint8_t>();
     (void)reader.get<std::uint8_t>();
-    if (magic != kMagic)
+    if (magic != kPreambleMagic)
         return Status(Code::protocol, "a connection that does not speak this protocol");
     if (version != kVersion) {
         return Status(Code::unsupported,

@@ -5,6 +5,8 @@
 
 namespace mc {
 
+Status pages_taken_back() { return {Code::aborted, "the pages were taken back during the copy"}; }
+
 bool Hold::enter(std::uint32_t epoch) {
     std::uint64_t state = state_.load(std::memory_order_relaxed);
     do {

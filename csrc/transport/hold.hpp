@@ -7,6 +7,8 @@
 #include <mutex>
 #include <vector>
 
+#include "core/status.hpp"
+
 namespace mc {
 
 // Guards the pages of one end of a transfer against being touched after they were handed back.
@@ -61,5 +63,8 @@ class HoldVisit {
   private:
     Hold* const hold_;
 };
+
+// Why a copy ended that found its pages closed.
+Status pages_taken_back();
 
 }  // namespace mc

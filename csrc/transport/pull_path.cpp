@@ -6,14 +6,6 @@
 #include <utility>
 
 namespace mc {
-namespace {
-
-Status taken_back() {
-    return {Code::aborted, "the pages were taken back while they were being filled"};
-}
-
-}  // namespace
-
 PullPath::PullPath(EventLoop& loop, OnFailure on_failure)
     : on_failure_(std::move(on_failure)), activity_(loop, [this] { step(); }), spans_(kStepSpans) {}
 
@@ -57,10 +49,10 @@ Status PullPath::advance(Job& job) {
     const std::span<const Span> spans = next_spans(job, bytes);
     {
         const HoldVisit visit(*pull.hold, pull.piece.epoch);
-        if (!visit) return taken_back();
+        if (!visit) return pages_taken_back();
         MC_RETURN_IF_ERROR(read(pull, spans));
     }
-    if (!pull.hold->current(pull.piece.epoch)) return taken_back();
+    if (!pull.hold->current(pull.piece.epoch)) return pages_taken_back();
     job.moved.bytes += bytes;
     job.moved.spans += spans.size();
     return {};

@@ -7,19 +7,18 @@
 namespace mc {
 namespace {
 
-constexpr std::uint64_t kCacheLine = 64;
-
 // Pages lie anywhere, so the hardware cannot guess where the next segment is: each copy would begin
 // with a cache miss. While one segment is copied, the first lines of one a little further on are
 // fetched; the rest of a long segment the hardware finds by itself.
 constexpr std::size_t kPrefetchSegments = 4;
 constexpr std::uint64_t kPrefetchBytes = 512;
+constexpr std::uint64_t kPrefetchStep = 64;  // a cache line
 
 template <int for_writing>
 void prefetch(const Segment& segment) {
     const auto* line = reinterpret_cast<const std::uint8_t*>(segment.address);
     const std::uint64_t bytes = std::min(segment.length, kPrefetchBytes);
-    for (std::uint64_t at = 0; at < bytes; at += kCacheLine) {
+    for (std::uint64_t at = 0; at < bytes; at += kPrefetchStep) {
         __builtin_prefetch(line + at, for_writing, 3);
     }
 }

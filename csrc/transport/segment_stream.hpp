@@ -17,6 +17,8 @@ namespace mc {
 // a segment now, the rest of it when the socket has room again.
 class SegmentStream {
   public:
+    static constexpr std::size_t kWindow = 256;  // segments: 4 KiB, a part of the L1 cache
+
     SegmentStream(const std::shared_ptr<const Slice>& slice, std::uint64_t offset,
                   std::uint64_t length)
         : cursor_(slice, offset, length), remaining_(length) {}
@@ -34,8 +36,6 @@ class SegmentStream {
     [[nodiscard]] bool longer_than(std::uint64_t bytes);
 
   private:
-    static constexpr std::size_t kWindow = 256;  // segments: 4 KiB, a part of the L1 cache
-
     Cursor cursor_;
     std::array<Segment, kWindow> window_;
     std::size_t first_ = 0;

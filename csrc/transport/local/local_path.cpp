@@ -10,7 +10,7 @@
 namespace mc {
 namespace {
 
-Status taken_back() { return {Code::aborted, "the sender has taken its pages back"}; }
+Status source_taken_back() { return {Code::aborted, "the sender has taken its pages back"}; }
 
 }  // namespace
 
@@ -21,9 +21,9 @@ LocalPath::~LocalPath() { close(Status(Code::aborted, "the local path was taken 
 
 Status LocalPath::read(const Pull& job, std::span<const Span> spans) {
     const std::shared_ptr<Hold> source = Guard::find_hold(job.guard, job.expected);
-    if (!source) return taken_back();
+    if (!source) return source_taken_back();
     const HoldVisit visit(*source, job.piece.epoch);
-    if (!visit) return taken_back();
+    if (!visit) return source_taken_back();
     for (const Span& span : spans) {
         std::memcpy(reinterpret_cast<void*>(span.destination),
                     reinterpret_cast<const void*>(span.source), span.length);

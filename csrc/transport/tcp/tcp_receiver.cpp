@@ -13,7 +13,6 @@
 namespace mc {
 namespace {
 
-constexpr std::size_t kVectors = 256;  // one window of a SegmentStream
 
 // How many bytes one recvmsg() call brought; 0 when there are none now.
 Result<std::uint64_t> read_vectors(int socket, std::span<iovec> vectors) {
@@ -85,7 +84,7 @@ Result<bool> TcpReceiver::read_staged(int socket, std::uint64_t& total) {
 }
 
 Result<bool> TcpReceiver::read_direct(int socket, std::uint64_t& total) {
-    std::array<iovec, kVectors + 1> vectors;
+    std::array<iovec, SegmentStream::kWindow + 1> vectors;
     std::uint64_t covered = 0;
     Result<std::uint64_t> count = std::uint64_t{0};
     std::uint64_t wanted = 0;
@@ -96,7 +95,7 @@ Result<bool> TcpReceiver::read_direct(int socket, std::uint64_t& total) {
             return true;
         }
         std::size_t used = describe(arrival_.stream(), arrival_.left(),
-                                    std::span(vectors).first(kVectors), covered);
+                                    std::span(vectors).first(SegmentStream::kWindow), covered);
         wanted = covered;
         if (covered == arrival_.left()) {  // the next header along with it
             vectors[used++] = {&staging_[end_], BatchHeader::kBytes};

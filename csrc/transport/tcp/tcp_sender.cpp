@@ -13,7 +13,6 @@
 namespace mc {
 namespace {
 
-constexpr std::size_t kVectors = 256;  // one window of a SegmentStream
 
 // Stands in for pages that may not be read any more.
 constexpr std::array<std::uint8_t, 64U << 10> kZeros{};
@@ -29,10 +28,6 @@ Result<std::uint64_t> write_vectors(int socket, std::span<iovec> vectors) {
         if (errno == EAGAIN || errno == EWOULDBLOCK) return std::uint64_t{0};
         if (errno != EINTR) return errno_status("sending to the peer failed", errno);
     }
-}
-
-Status taken_back() {
-    return {Code::aborted, "the pages were taken back while they were being sent"};
 }
 
 }  // namespace
@@ -84,7 +79,7 @@ bool TcpSender::pack() {
         if (visit) gather(queue_.stream(), &staging_[end_ + BatchHeader::kBytes], length);
     }
     if (!job.hold->current(epoch)) {  // nothing of the batch was sent, so none of it has to be
-        finish_(queue_.take_job(), taken_back());
+        finish_(queue_.take_job(), pages_taken_back());
         return true;
     }
     put_header(queue_.header(length));
@@ -109,7 +104,7 @@ void TcpSender::put_header(const BatchHeader& header) {
 
 // One system call for what is staged and what lies behind it; whether the socket took it all.
 Result<bool> TcpSender::transmit(int socket, std::uint64_t& total) {
-    std::array<iovec, 1 + kVectors> vectors;
+    std::array<iovec, 1 + SegmentStream::kWindow> vectors;
     std::size_t count = 0;
     std::uint64_t offered = staged();
     if (staged() > 0) vectors[count++] = {&staging_[begin_], staged()};
@@ -162,7 +157,7 @@ void TcpSender::sent_direct(std::uint64_t bytes) {
 
 void TcpSender::abort_direct() {
     filler_left_ = std::exchange(direct_left_, 0);
-    finish_(queue_.take_job(), taken_back());
+    finish_(queue_.take_job(), pages_taken_back());
 }
 
 void TcpSender::abandon(const Status& reason) {

@@ -86,7 +86,7 @@ class End {
     std::shared_ptr<ControlChannel> channel_;
 };
 
-using Log = std::vector<std::string>;
+using Heard = std::vector<std::string>;
 
 class ControlChannelTest : public ::testing::Test {
   protected:
@@ -99,7 +99,7 @@ TEST_F(ControlChannelTest, CarriesMessagesInOrder) {
     Pair sockets = stream_pair();
     End left(loop_, std::move(sockets[0]));
     End right(loop_, std::move(sockets[1]));
-    Log expected;
+    Heard expected;
     for (std::uint64_t i = 0; i < 20'000; ++i) {
         left.ping(i);
         expected.push_back(std::to_string(i));
@@ -117,7 +117,7 @@ TEST_F(ControlChannelTest, PutsSplitFramesTogether) {
         ASSERT_EQ(::send(sockets[1].get(), &byte, 1, 0), 1);
         in_loop(loop_, [] {});
     }
-    EXPECT_EQ(end.log(2), (Log{"7", "8"}));
+    EXPECT_EQ(end.log(2), (Heard{"7", "8"}));
 }
 
 TEST_F(ControlChannelTest, TellsOfThePeersEnd) {
@@ -126,7 +126,7 @@ TEST_F(ControlChannelTest, TellsOfThePeersEnd) {
     End right(loop_, std::move(sockets[1]));
     left.ping(1);
     left.close();
-    EXPECT_EQ(right.log(2), (Log{"1", "peer lost"}));
+    EXPECT_EQ(right.log(2), (Heard{"1", "peer lost"}));
 }
 
 TEST_F(ControlChannelTest, SaysWhyItRefusesBytesThatAreNoMessage) {
@@ -135,9 +135,9 @@ TEST_F(ControlChannelTest, SaysWhyItRefusesBytesThatAreNoMessage) {
     left.says_bye = true;
     const std::string http = "GET / HTTP/1.1\r\n\r\n";
     ASSERT_GT(::send(sockets[1].get(), http.data(), http.size(), 0), 0);
-    EXPECT_EQ(left.log(1), (Log{"protocol error"}));
+    EXPECT_EQ(left.log(1), (Heard{"protocol error"}));
     End right(loop_, std::move(sockets[1]));
-    const Log log = right.log(2);
+    const Heard log = right.log(2);
     ASSERT_EQ(log.size(), 2U);
     EXPECT_EQ(log[0].substr(0, 4), "BYE ");
     EXPECT_EQ(log[1], "peer lost");
@@ -163,7 +163,7 @@ TEST_F(ControlChannelTest, MovesToAnotherConnectionBetweenMessages) {
         Pair second = stream_pair();
         End left(loop_, std::move(first[0]));
         End right(loop_, std::move(first[1]));
-        Log expected;
+        Heard expected;
         const auto pings = [&](End& end, std::uint64_t from) {
             for (std::uint64_t i = from; i < from + 10; ++i) end.ping(i);
         };
@@ -191,7 +191,7 @@ TEST_F(ControlChannelTest, HearsThePeersLastWordsAfterTheMove) {
         left.move_to(std::move(second[0]));
         left.ping(1);
         left.close();
-        EXPECT_EQ(right.log(2), (Log{"1", "peer lost"})) << "round " << round;
+        EXPECT_EQ(right.log(2), (Heard{"1", "peer lost"})) << "round " << round;
     }
 }
 
@@ -205,9 +205,9 @@ TEST_F(ControlChannelTest, RefusesBytesOnTheConnectionThatWasLeft) {
     Bytes ping;
     encode(Ping{1}, ping);
     ASSERT_GT(::send(second[1].get(), ping.data(), ping.size(), 0), 0);
-    EXPECT_EQ(end.log(1), (Log{"1"}));
+    EXPECT_EQ(end.log(1), (Heard{"1"}));
     ASSERT_GT(::send(first[1].get(), ping.data(), ping.size(), 0), 0);
-    EXPECT_EQ(end.log(2), (Log{"1", "protocol error"}));
+    EXPECT_EQ(end.log(2), (Heard{"1", "protocol error"}));
 }
 
 TEST_F(ControlChannelTest, WaitsForASlowReader) {

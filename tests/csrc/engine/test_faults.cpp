@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 using testing::kPatience;
 using testing::TestEngine;
 
-constexpr std::uint32_t kPages = 48;
+constexpr std::uint32_t kPageCount = 48;
 constexpr std::uint32_t kPageBytes = 20'000;  // too many for the control message
 
 // A FaultPath that others can find as long as it lives.
@@ -85,7 +85,7 @@ class EngineFaults : public ::testing::TestWithParam<PathKind> {
         const std::string& tag, Duration deadline = kPatience) {
         const auto send = sender.send(tag);
         EXPECT_TRUE(sender->append(*send, {"kv", pages, 0}));
-        EXPECT_TRUE(sender->mark_ready(*send, kPages));
+        EXPECT_TRUE(sender->mark_ready(*send, kPageCount));
         EXPECT_TRUE(sender->finish(*send, {}));
         return {send, receiver.recv(sender->address(), tag, pages, deadline)};
     }
@@ -127,12 +127,12 @@ class EngineFaults : public ::testing::TestWithParam<PathKind> {
 
     Faults faults;
     const std::vector<std::int32_t> pages = [] {
-        std::vector<std::int32_t> all(kPages);
+        std::vector<std::int32_t> all(kPageCount);
         std::iota(all.rbegin(), all.rend(), 0);
         return all;
     }();
-    TestEngine sender{GetParam(), kPages, kPageBytes, faults.options()};
-    TestEngine receiver{GetParam(), kPages, kPageBytes, faults.options()};
+    TestEngine sender{GetParam(), kPageCount, kPageBytes, faults.options()};
+    TestEngine receiver{GetParam(), kPageCount, kPageBytes, faults.options()};
 };
 
 TEST_P(EngineFaults, WithoutFaultsItGoesWell) { expect_success(start("tag")); }

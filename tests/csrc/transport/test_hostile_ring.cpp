@@ -20,11 +20,11 @@
 namespace mc::testing {
 namespace {
 
-constexpr std::size_t kCapacity = RingMemory::kSmallest;
+constexpr std::size_t kRingBytes = RingMemory::kSmallest;
 
 // The side that adopts it has the same descriptor, and may not be robbed of the memory behind it.
 TEST(RingMemory, CannotBeResizedByEitherSide) {
-    auto memory = RingMemory::create(kCapacity);
+    auto memory = RingMemory::create(kRingBytes);
     ASSERT_TRUE(memory);
     const FileDescriptor shared(::dup((*memory)->descriptor()));
     for (const off_t bytes : {off_t{0}, off_t{4096}, off_t{1} << 40}) {
@@ -40,7 +40,7 @@ TEST(RingMemory, CannotBeResizedByEitherSide) {
 class HostileConsumer : public ::testing::Test {
   protected:
     void SetUp() override {
-        auto [mine, theirs] = link_pair(kCapacity);
+        auto [mine, theirs] = link_pair(kRingBytes);
         theirs_ = std::move(theirs);
         ASSERT_TRUE(loop_.start("hostile consumer"));
         in_loop(loop_, [&] {
@@ -96,9 +96,9 @@ TEST_F(HostileConsumer, PositionsAheadOfTheSenderEndTheLane) {
 TEST_F(HostileConsumer, PositionsThatGoBackEndTheLane) {
     push();
     in_loop(loop_, [] {});
-    claim(kCapacity / 2);
+    claim(kRingBytes / 2);
     in_loop(loop_, [] {});
-    claim(UINT64_MAX - kCapacity);
+    claim(UINT64_MAX - kRingBytes);
     ASSERT_TRUE(events_.wait([this] { return !failure_.ok() && failed_ == 1; }));
     EXPECT_EQ(failure_.code(), Code::protocol) << failure_.to_string();
 }
@@ -125,11 +125,11 @@ TEST_F(HostileConsumer, RewritingEverythingMovesNothingElse) {
     std::thread vandal([&] {
         std::mt19937_64 random(7);
         while (!stop.load()) {
-            ring().data[random() % kCapacity] = static_cast<std::uint8_t>(random());
+            ring().data[random() % kRingBytes] = static_cast<std::uint8_t>(random());
             ring().control->producer_waits.store(static_cast<std::uint32_t>(random() % 2));
             // Mostly as if all had been taken, so that the sender goes on.
             const std::uint64_t written = ring().control->written.load();
-            ring().control->taken.store(written - random() % kCapacity / 2);
+            ring().control->taken.store(written - random() % kRingBytes / 2);
         }
     });
     for (int i = 0; i < 200; ++i) {
@@ -150,7 +150,7 @@ TEST_F(HostileConsumer, HolesInTheRingAreNoRecords) {
     const Ring& to_us = theirs_.rings->to_send();
     std::memset(to_us.data, 0x5a, to_us.capacity);
     ASSERT_EQ(::fallocate(shared.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 2 * 4096,
-                          static_cast<off_t>(2 * kCapacity)),
+                          static_cast<off_t>(2 * kRingBytes)),
               0);
     to_us.control->written.store(4096);
     const std::uint64_t one = 1;

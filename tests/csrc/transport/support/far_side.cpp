@@ -18,13 +18,6 @@
 namespace mc::testing {
 namespace {
 
-// The sender receives nothing in these tests.
-class NoSinks final : public Sinks {
-  public:
-    std::shared_ptr<Sink> find(GrantId) override { return nullptr; }
-    void ended(GrantId, std::uint32_t, std::uint64_t) override {}
-};
-
 double process_cpu_seconds() {
     timespec used{};
     ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
@@ -43,6 +36,13 @@ void wait_in(EventLoop& loop, const std::function<void()>& work) {
 }  // namespace
 
 struct FarSide::Body {
+    // The sender receives nothing in these tests.
+    class NoSinks final : public Sinks {
+      public:
+        std::shared_ptr<Sink> find(GrantId) override { return nullptr; }
+        void ended(GrantId, std::uint32_t, std::uint64_t) override {}
+    };
+
     explicit Body(const Parts& parts) {
         for (const Pages::Shape& shape : parts.sources) {
             const auto number = static_cast<std::uint32_t>(pages.size());
