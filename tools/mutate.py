@@ -39,7 +39,7 @@ FAILING_SEED = re.compile(r"seed (\d+); replay it with")
 RAN = re.compile(r"^\[==========\] Running (\d+) tests? from", re.MULTILINE)
 # A mistake may make a test or the simulator endless; compilers always end.
 TESTS_PATIENCE_SECONDS = 120
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 900
 COMPILERS_PATIENCE_SECONDS = 3600
 # Leaks are not what is looked for here, and looking for them is slow.
 ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0"}

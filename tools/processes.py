@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 GRACE_SECONDS = 10.0
+_running: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,15 @@ def end_group(process: subprocess.Popen[str]) -> None:
             process.wait(GRACE_SECONDS)
 
 
-def run_logged(command: Sequence[str], log: TextIO, deadline: float, cwd: Path) -> Ending:
+def end_all() -> None:
+    """Ends what other threads run."""
+    for process in list(_running):
+        end_group(process)
+
+
+def run_logged(
+    command: Sequence[str], log: TextIO, deadline: float, cwd: Path, *, echo: bool = True
+) -> Ending:
     """Runs a command to its end, or ends it.
 
     Args:
@@ -44,6 +53,7 @@ def run_logged(command: Sequence[str], log: TextIO, deadline: float, cwd: Path) 
         log: Gets a copy of what it prints.
         deadline: When to end it, as time.monotonic() counts.
         cwd: Where it runs.
+        echo: Whether what it prints is shown.
     """
     print("$", *command, file=log, flush=True)
     lines: list[str] = []
@@ -53,8 +63,9 @@ def run_logged(command: Sequence[str], log: TextIO, deadline: float, cwd: Path) 
             lines.append(line)
             log.write(line)
             log.flush()
-            sys.stdout.write(line)
-            sys.stdout.flush()
+            if echo:
+                sys.stdout.write(line)
+                sys.stdout.flush()
 
     process = subprocess.Popen(
         command,
@@ -66,6 +77,7 @@ def run_logged(command: Sequence[str], log: TextIO, deadline: float, cwd: Path) 
         errors="replace",
         start_new_session=True,
     )
+    _running.add(process)
     assert process.stdout is not None
     reader = threading.Thread(target=pump, args=(process.stdout,), daemon=True)
     reader.start()
@@ -77,5 +89,6 @@ def run_logged(command: Sequence[str], log: TextIO, deadline: float, cwd: Path) 
         reason = "took too long and was ended"
     finally:
         end_group(process)
+        _running.discard(process)
         reader.join(GRACE_SECONDS)
     return Ending(code == 0, reason, "".join(lines))

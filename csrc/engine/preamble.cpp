@@ -14,7 +14,7 @@ namespace mc {
 namespace {
 
 constexpr std::uint32_t kPreambleMagic = 0x56'4b'43'4d;  // "MCKV" as bytes on the wire
-constexpr std::uint16_t kVersion = 1;            // of this preamble, not of the protocol behind it
+constexpr std::uint16_t kVersion = 1;  // of this preamble, not of the protocol behind it
 
 }  // namespace
 

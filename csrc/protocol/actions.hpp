@@ -24,10 +24,10 @@ struct ProtocolOptions {
     Duration unknown_timeout = std::chrono::seconds(30);  // a RECV whose tag nobody announced
     Duration ping_interval = std::chrono::milliseconds(500);
     Duration peer_timeout = std::chrono::milliseconds(1800);  // silence after which a peer is lost
-    Duration hello_timeout = std::chrono::seconds(5);  // from connecting to being ready
-    bool verify = false;                               // ask senders for digests
-    std::vector<Token> keys;                           // ids of the keys, the preferred one first
-    std::uint32_t recv_credits = 4096;                 // RECVs a peer may have open here
+    Duration hello_timeout = std::chrono::seconds(5);         // from connecting to being ready
+    bool verify = false;                                      // ask senders for digests
+    std::vector<Token> keys;            // ids of the keys, the preferred one first
+    std::uint32_t recv_credits = 4096;  // RECVs a peer may have open here
 };
 
 // Transfers that nobody here asked for (they serve a peer's one-sided request, or release a send)

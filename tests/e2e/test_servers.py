@@ -25,10 +25,10 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Pair:
-    """Two prefill and two decode servers with one key, and what stands before them. (Servers without
-    a key: in the other tests, and in the demo.)
+    """Two prefill and two decode servers with one key, and what stands before them.
 
-    One of the prefill servers is tensor-parallel, the others are not.
+    One of the prefill servers is tensor-parallel, the others are not. (Servers without a key: in
+    the other tests, and in the demo.)
     """
 
     prefill: list[Server]
@@ -39,7 +39,7 @@ class Pair:
 
     @property
     def plain(self) -> Server:
-        """One that prefills and decodes by itself, as each does when nothing is asked for beside."""
+        """One that prefills and decodes by itself, as each does if nothing else is asked for."""
         return self.prefill[0]
 
 

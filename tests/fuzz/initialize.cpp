@@ -5,8 +5,8 @@
 
 namespace {
 
-// A failed expectation is what libFuzzer has to find. It keeps the input of an abort, and not that of
-// the trap by which GoogleTest would break.
+// A failed expectation is what libFuzzer has to find. It keeps the input of an abort, and not that
+// of the trap by which GoogleTest would break.
 class AbortAtFailure : public testing::EmptyTestEventListener {
     void OnTestPartResult(const testing::TestPartResult& result) override {
         if (result.failed()) std::abort();

@@ -13,7 +13,6 @@
 namespace mc {
 namespace {
 
-
 // How many bytes one recvmsg() call brought; 0 when there are none now.
 Result<std::uint64_t> read_vectors(int socket, std::span<iovec> vectors) {
     msghdr message{};

@@ -13,7 +13,6 @@
 namespace mc {
 namespace {
 
-
 // Stands in for pages that may not be read any more.
 constexpr std::array<std::uint8_t, 64U << 10> kZeros{};
 
