@@ -20,8 +20,8 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -187,22 +187,23 @@ STAGES = (
 def run_stages(stages: Sequence[Stage]) -> list[Outcome]:
     """Runs them, and returns what became of each, in their order."""
     outcomes: dict[str, Outcome] = {}
+    whole: dict[str, Future[Outcome]] = {}
+    prepared: dict[str, Future[Stage]] = {}
     with ThreadPoolExecutor(1) as beside:
         try:
-            results = [
-                beside.submit(run_stage if stage.beside == "all" else prepare, stage, LOW_PRIORITY)
-                for stage in stages
-                if stage.beside != "nothing"
-            ]
+            for stage in stages:
+                stage.log.unlink(missing_ok=True)
+                if stage.beside == "all":
+                    whole[stage.name] = beside.submit(run_stage, stage, True)
+                elif stage.beside == "prepare":
+                    prepared[stage.name] = beside.submit(prepare, stage)
             for stage in stages:
                 if stage.beside == "nothing":
                     outcomes[stage.name] = run_stage(stage)
-            for result in results:
-                if (outcome := result.result()) is not None:
-                    outcomes[outcome.stage.name] = outcome
-            for stage in stages:
-                if stage.beside == "prepare":
-                    outcomes[stage.name] = run_stage(stage)
+            for name, rest in prepared.items():
+                outcomes[name] = run_stage(rest.result())
+            for name, outcome in whole.items():
+                outcomes[name] = outcome.result()
         except BaseException:
             beside.shutdown(wait=False, cancel_futures=True)
             end_all()
@@ -210,21 +211,24 @@ def run_stages(stages: Sequence[Stage]) -> list[Outcome]:
     return [outcomes[stage.name] for stage in stages]
 
 
-def prepare(stage: Stage, prefix: Command) -> None:
-    """Does what the stage will then find done; the stage itself says what goes wrong."""
+def prepare(stage: Stage) -> Stage:
+    """Returns what is left of a stage: all of it if preparing failed, so that it says why."""
     deadline = time.monotonic() + PATIENCE * stage.budget
-    with stage.log.open("w") as log:
+    with stage.log.open("a") as log:
         for command in stage.prepare:
-            run_logged((*prefix, *command), log, deadline, cwd=ROOT, echo=False)
+            ending = run_logged((*LOW_PRIORITY, *command), log, deadline, cwd=ROOT, echo=False)
+            if not ending.ok:
+                return stage
+    return replace(stage, prepare=())
 
 
-def run_stage(stage: Stage, prefix: Command = ()) -> Outcome:
-    """Runs one stage; with a prefix before its commands, what they print is shown at its end."""
+def run_stage(stage: Stage, beside: bool = False) -> Outcome:
+    """Runs one stage; what is printed beside others is shown when it has ended."""
     title = f"\n== {stage.name}: {stage.title} (budget {stage.budget} s)"
-    if not prefix:
+    if not beside:
         print(title, flush=True)
-    outcome = _run_stage(stage, prefix)
-    if prefix:
+    outcome = _run_stage(stage, LOW_PRIORITY if beside else ())
+    if beside:
         print(f"{title}, beside the others\n{stage.log.read_text()}", flush=True)
     return outcome
 
@@ -234,7 +238,7 @@ def _run_stage(stage: Stage, prefix: Command) -> Outcome:
     deadline = started + PATIENCE * stage.budget
     stage.report.unlink(missing_ok=True)
     problem = lacking = None
-    with stage.log.open("w") as log:
+    with stage.log.open("a") as log:
         for command in (*stage.prepare, stage.test):
             ending = run_logged((*prefix, *command), log, deadline, cwd=ROOT, echo=not prefix)
             if not ending.ok:
