@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Final
 
 import numpy as np
@@ -24,6 +24,8 @@ def as_page_array(page_ids: PageIds) -> npt.NDArray[np.int32]:
     Raises:
         ConfigError: they are not whole numbers below 2**31.
     """
+    if not isinstance(page_ids, Sized) or isinstance(page_ids, (str, bytes)):
+        raise ConfigError(f"page ids must be a list or an array of whole numbers, not {page_ids!r}")
     if len(page_ids) == 0:
         return _NO_PAGES
     given = np.asarray(page_ids)
@@ -38,19 +40,33 @@ def as_page_array(page_ids: PageIds) -> npt.NDArray[np.int32]:
     return pages
 
 
-def as_count(value: int, name: str) -> int:
-    """A number of tokens, or the number of one.
+def as_count(value: int, name: str, bits: int = 32) -> int:
+    """A whole number that is not negative: of tokens, pages, bytes, or the number of one.
 
     Raises:
-        ConfigError: it is not a whole number from 0 to 2**32 - 1.
+        ConfigError: it is not a whole number from 0 to 2**bits - 1.
     """
     try:
         count = operator.index(value)
     except TypeError:
         count = -1
-    if not 0 <= count < 2**32:
-        raise ConfigError(f"{name}={value!r} is not a whole number from 0 to 2**32 - 1")
+    if not 0 <= count < 1 << bits:
+        raise ConfigError(f"{name}={value!r} is not a whole number from 0 to 2**{bits} - 1")
     return count
+
+
+def as_list_of_counts(values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:
+    """Addresses or lengths as a contiguous uint64 array, shape (segments,).
+
+    Raises:
+        ConfigError: they are not whole numbers from 0 to 2**64 - 1.
+    """
+    given = np.asarray(values)
+    if given.size and given.dtype.kind not in "iu":
+        raise ConfigError(f"{name} must be whole numbers (uint64), not {given.dtype}")
+    if given.dtype.kind == "i" and given.size and given.min() < 0:
+        raise ConfigError(f"{name}[{given.argmin()}] = {given.min()} is negative")
+    return np.ascontiguousarray(given, np.uint64)
 
 
 def as_seconds(value: float, name: str) -> float:

@@ -27,8 +27,16 @@ PATHS = ("local", "shm", "cma", "tcp")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _HIGHEST_PORT = 65535
-_MOST_LANES = 64  # kMaxLanes in csrc/engine/driver.cpp
 _LONGEST_BUSY_POLL = 0.01
+_BOUNDS = {
+    "port": (0, _HIGHEST_PORT),
+    "io_threads": (1, 256),
+    "copy_threads": (1, 256),
+    "tcp_lanes": (1, 64),  # kMaxLanes in csrc/engine/driver.cpp: a peer accepts no more
+    "ring_bytes": (64 << 10, 64 << 20),  # RingMemory::kSmallest and kLargest
+    "eager_bytes": (0, 1 << 30),
+    "cma_min_span": (0, 1 << 40),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +82,7 @@ class EngineConfig:
     eager_bytes: int = 65536
     """Up to this size a copy is made on the control thread, without waking a copy thread."""
     ring_bytes: int = 4 << 20
-    """Size of the shared-memory ring to each peer of this host."""
+    """Size of the shared-memory ring to each peer of this host (64 KiB to 64 MiB)."""
     busy_poll: float = 50e-6
     """How long the control thread and ``wait`` look for more work before they sleep (0 to 0.01)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -83,19 +91,16 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
             _check_type(name, getattr(self, name), hint)
-        _check_port("port", self.port)
-        for name in ("io_threads", "copy_threads", "tcp_lanes", "ring_bytes"):
-            _check_at_least(name, getattr(self, name), 1)
-        for name in ("cma_min_span", "eager_bytes"):
-            _check_at_least(name, getattr(self, name), 0)
+        for name, (least, most) in _BOUNDS.items():
+            _check_between(name, getattr(self, name), least, most)
         for name in ("unknown_timeout", "peer_timeout", "ping_interval"):
             _check_positive(name, getattr(self, name))
-        if self.tcp_lanes > _MOST_LANES:
-            raise ConfigError(f"tcp_lanes={self.tcp_lanes}: a peer accepts at most {_MOST_LANES}")
+        for name in ("host", "advertise"):
+            _check_host(name, getattr(self, name))
         if not 0 <= self.busy_poll <= _LONGEST_BUSY_POLL:
             raise ConfigError(f"busy_poll={self.busy_poll} is not between 0 and 0.01 seconds")
         # It is compared with, not bound to.
-        if self.advertise is None and self.host.strip("[]") in ("0.0.0.0", "::"):  # nosec B104
+        if self.advertise is None and self.host in ("0.0.0.0", "::"):  # nosec B104
             raise ConfigError(
                 f"host={self.host!r} listens on all interfaces, but peers cannot connect to it; "
                 "say which of this host's addresses they should use: advertise="
@@ -173,7 +178,7 @@ class ConnectorConfig(EngineConfig):
 
     def __post_init__(self) -> None:
         EngineConfig.__post_init__(self)
-        _check_port("bootstrap_port", self.bootstrap_port)
+        _check_between("bootstrap_port", self.bootstrap_port, 0, _HIGHEST_PORT)
         for name in ("bootstrap_timeout", "max_wait", "hold_timeout"):
             _check_positive(name, getattr(self, name))
         for peer in self.allowed_peers:
@@ -310,14 +315,19 @@ def _describe(hint: Any) -> str:
     return " or ".join(parts)
 
 
-def _check_port(name: str, value: int) -> None:
-    if not 0 <= value <= _HIGHEST_PORT:
-        raise ConfigError(f"{name}={value} is not a port: it must be 0 to {_HIGHEST_PORT}")
+def _check_host(name: str, value: str | None) -> None:
+    if value is None:
+        return
+    if not value or "[" in value or any(character.isspace() for character in value):
+        raise ConfigError(
+            f"{name}={value!r} is no name or address of a host; IPv6 addresses stand without "
+            "brackets here"
+        )
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name}={value} must be at least {least}")
+def _check_between(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"{name}={value} must be {least} to {most}")
 
 
 def _check_positive(name: str, value: float) -> None:

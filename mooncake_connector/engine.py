@@ -18,12 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from mooncake_connector import _engine, authentication
-from mooncake_connector.arguments import PageIds, as_count, as_page_array, as_seconds, as_tag
+from mooncake_connector.arguments import (
+    as_count,
+    as_list_of_counts,
+    as_page_array,
+    as_seconds,
+    as_tag,
+)
 from mooncake_connector.config import EngineConfig
 from mooncake_connector.errors import ConfigError
 from mooncake_connector.keys import load_keys
 from mooncake_connector.pools import Part, Pool, PoolSpec, WindowedPart, memory_of
 from mooncake_connector.transfers import Completion, Recv, Send, Transfer
+
+_PART_SHAPE = "a part is (pool, page_ids) or (pool, page_ids, first_token)"
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +53,8 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig | None = None) -> None:
+        if config is not None and not isinstance(config, EngineConfig):
+            raise ConfigError(f"config must be an EngineConfig, not {type(config).__name__}")
         self.config: Final = config or EngineConfig()
         keys = load_keys(self.config.key_file)
         self._native = _engine.Engine(self.config, [key.id for key in keys])
@@ -81,8 +91,9 @@ class Engine:
         """Lets one-sided transfers use this memory.
 
         Args:
-            memory: a contiguous tensor, array or writable buffer, which is kept alive; or (address,
-                nbytes, device), with device None for host memory.
+            memory: a contiguous tensor, array or writable buffer, which is kept alive and cannot be
+                resized or closed meanwhile; or (address, nbytes, device), with device None for host
+                memory.
             remote: what peers may do with it: "", "r", "w" or "rw".
 
         Raises:
@@ -90,9 +101,9 @@ class Engine:
         """
         if remote not in ("", "r", "w", "rw"):
             raise ConfigError(f"remote={remote!r} is not one of '', 'r', 'w', 'rw'")
-        address, nbytes, device = memory_of(memory)
+        address, nbytes, device, kept = memory_of(memory)
         self._native.register_memory(address, nbytes, device, "r" in remote, "w" in remote)
-        self._keep[address] = memory
+        self._keep[address] = kept
         return RegisteredMemory(address, nbytes, remote)
 
     def unregister_memory(self, memory: RegisteredMemory) -> None:
@@ -150,16 +161,23 @@ class Engine:
             ConfigError: a page id or token number is out of range, or an address malformed.
         """
         addresses = [sender] if isinstance(sender, str) else list(sender)
+        if not all(isinstance(address, str) for address in addresses):
+            raise ConfigError(f"sender={sender!r} is not an address (host:port), or several")
+        if tokens and not parts:
+            raise ConfigError(
+                f"tokens={tokens}, but no parts for them; without parts a recv releases the send, "
+                "and tokens must be 0"
+            )
         handle = self._native.recv(
             addresses,
             as_tag(tag),
-            [self._part(*part) for part in parts],
+            [self._part(part) for part in parts],
             as_count(first_token, "first_token"),
             as_count(tokens, "tokens"),
-            [self._part(*row) for row in rows],
-            request,
-            receiver_index,
-            receiver_count,
+            [self._part(row) for row in rows],
+            as_count(request, "request", 64),
+            as_count(receiver_index, "receiver_index"),
+            as_count(receiver_count, "receiver_count"),
             as_seconds(deadline, "deadline"),
         )
         return Recv(self, handle)
@@ -184,7 +202,7 @@ class Engine:
         return Transfer(
             self,
             self._native.write(
-                address, source, destination, lengths, as_seconds(deadline, "deadline")
+                address, *_lists(source, destination, lengths), as_seconds(deadline, "deadline")
             ),
         )
 
@@ -208,7 +226,7 @@ class Engine:
         return Transfer(
             self,
             self._native.read(
-                address, source, destination, lengths, as_seconds(deadline, "deadline")
+                address, *_lists(source, destination, lengths), as_seconds(deadline, "deadline")
             ),
         )
 
@@ -253,10 +271,15 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _part(
-        self, pool: Pool, page_ids: PageIds, first_token: int = 0
-    ) -> tuple[str, npt.NDArray[np.int32], int]:
+    def _part(self, part: Any) -> tuple[str, npt.NDArray[np.int32], int]:
         """A part of a transfer as the native engine takes it."""
+        try:
+            pool, page_ids, *rest = part
+            (first_token,) = rest or (0,)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{part!r} is no part; {_PART_SHAPE}") from None
+        if not isinstance(pool, Pool):
+            raise ConfigError(f"{pool!r} is no pool of this engine; {_PART_SHAPE}")
         if self._pools.get(pool.name) is not pool:
             raise ConfigError(f"{pool!r} is not registered with this engine")
         return pool.name, as_page_array(page_ids), as_count(first_token, "first_token")
@@ -264,3 +287,16 @@ class Engine:
     def _write_log(self) -> None:
         for level, text in self._native.take_log():
             logger.log(level, "%s", text)
+
+
+def _lists(
+    source: npt.NDArray[np.uint64],
+    destination: npt.NDArray[np.uint64],
+    lengths: npt.NDArray[np.uint64],
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """What a one-sided transfer copies, as the native engine takes it."""
+    return (
+        as_list_of_counts(source, "source"),
+        as_list_of_counts(destination, "destination"),
+        as_list_of_counts(lengths, "lengths"),
+    )

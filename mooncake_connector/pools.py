@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from mooncake_connector.arguments import PageIds
+from mooncake_connector.arguments import PageIds, as_count
 from mooncake_connector.errors import ConfigError
 
 KINDS = ("k", "v", "kv", "mla", "state", "aux")
 """What a plane can hold. Planes pair by layer and kind; `kv` also pairs with `k` and `v`."""
 
+_STRIDES = ("page_stride", "token_stride", "head_stride", "element_stride")
 _DTYPE_BYTES = {
     "bool": 1,
     "int8": 1,
@@ -63,6 +64,8 @@ class Plane:
         first_head: this plane's head 0 in the whole model.
         device: None for host memory, else the number of the CUDA device.
         element_bytes: size of one element; 0 takes it from the dtype.
+        pages: how many there are, where that is known; a pool may not have more.
+        page_tokens: how many a page has, where that is known; a pool's may not have more.
     """
 
     address: int
@@ -78,8 +81,14 @@ class Plane:
     first_head: int = 0
     device: int | None = None
     element_bytes: int = 0
+    pages: int | None = None
+    page_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("layer", "heads", "elements", "first_head"):
+            as_count(getattr(self, name), f"plane {name}")
+        for name in ("address", *_STRIDES):
+            as_count(getattr(self, name), f"plane {name}", 64)
         if self.kind not in KINDS:
             raise ConfigError(f"plane kind {self.kind!r} is unknown; valid are {', '.join(KINDS)}")
         if self.element_bytes == 0:
@@ -119,6 +128,24 @@ class PoolSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "planes", tuple(self.planes))
+        if not isinstance(self.name, str):
+            raise ConfigError(f"a pool's name must be text, not {self.name!r}")
+        of = f"pool {self.name!r}: "
+        as_count(self.page_size, of + "page_size")
+        as_count(self.page_count, of + "page_count", 31)
+        if self.null_page is not None:
+            as_count(self.null_page, of + "null_page", 31)
+        for plane in self.planes:
+            if plane.pages is not None and self.page_count > plane.pages:
+                raise ConfigError(
+                    f"{of}page_count={self.page_count}, but layer {plane.layer} ({plane.kind}) has "
+                    f"{plane.pages} pages"
+                )
+            if plane.page_tokens is not None and self.page_size > plane.page_tokens:
+                raise ConfigError(
+                    f"{of}page_size={self.page_size}, but a page of layer {plane.layer} "
+                    f"({plane.kind}) has {plane.page_tokens} tokens"
+                )
         if len({plane.device for plane in self.planes}) > 1:
             raise ConfigError(
                 f"pool {self.name!r}: its planes lie on different devices "
@@ -234,6 +261,8 @@ def planes_from_array(
             first_head=first_head,
             device=strided.device,
             element_bytes=strided.element_bytes,
+            pages=extents["B"],
+            page_tokens=extents.get("N", 1),
         )
         for index in range(extents.get("L", 1))
         for half, plane_kind in enumerate(kinds)
@@ -272,11 +301,14 @@ WindowedPart = tuple[Pool, PageIds, int]
 """A pool, pages of it, and the number of a token: what it says depends on the call."""
 
 
-def memory_of(memory: Any) -> tuple[int, int, int | None]:
-    """Address, bytes and CUDA device (None: host) of contiguous memory.
+def memory_of(memory: Any) -> tuple[int, int, int | None, object]:
+    """Address, bytes and CUDA device (None: host) of contiguous memory, and what keeps it there.
 
     Args:
-        memory: a tensor, an array, a writable buffer, or already such a triple.
+        memory: a tensor, an array, a writable buffer, or (address, nbytes, device).
+
+    Returns:
+        The fourth holds the memory: while it lives, a buffer cannot be resized or closed.
 
     Raises:
         ConfigError: it is not contiguous, or not writable.
@@ -285,7 +317,9 @@ def memory_of(memory: Any) -> tuple[int, int, int | None]:
         if len(memory) != len(("address", "nbytes", "device")):
             raise ConfigError(f"{memory!r} is not (address, nbytes, device)")
         address, nbytes, device = memory
-        return address, nbytes, device
+        if device is not None:
+            device = as_count(device, "device", 31)
+        return as_count(address, "address", 64), as_count(nbytes, "nbytes", 64), device, None
     if not hasattr(memory, "data_ptr"):
         try:
             memory = np.frombuffer(memory, np.uint8)
@@ -293,11 +327,11 @@ def memory_of(memory: Any) -> tuple[int, int, int | None]:
             raise ConfigError(f"cannot register {type(memory).__name__}: {error}") from None
         if not memory.flags.writeable:
             raise ConfigError("cannot register read-only memory")
-        return int(memory.ctypes.data), int(memory.nbytes), None
+        return int(memory.ctypes.data), int(memory.nbytes), None, memory
     if not memory.is_contiguous():
         raise ConfigError("cannot register a tensor that is not contiguous")
     strided = _Strided.of(memory)
-    return strided.address, int(memory.nbytes), strided.device
+    return strided.address, int(memory.nbytes), strided.device, memory
 
 
 def _check_axes(strided: _Strided, axes: str, kind: str) -> None:

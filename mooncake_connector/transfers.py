@@ -118,7 +118,8 @@ class Send(Transfer):
 
     def __init__(self, engine: Engine, handle: _engine.Transfer) -> None:
         super().__init__(engine, handle)
-        self._next_token: dict[str, int] = {}  # behind the pages appended so far, by pool
+        # The first token of the pages appended so far, and the one behind them, by pool.
+        self._tokens: dict[str, tuple[int, int]] = {}
         self._finished = False
 
     def append(self, pool: Pool, page_ids: PageIds, first_token: int | None = None) -> None:
@@ -134,17 +135,15 @@ class Send(Transfer):
             ConfigError: a page id is out of range, or first_token does not continue.
         """
         self._check_grows()
-        expected = self._next_token.get(pool.name)
-        if first_token is None:
-            first_token = expected or 0
-        elif expected is not None and first_token != expected:
+        name, pages, given = self._engine._part((pool, page_ids, first_token or 0))
+        begin, end = self._tokens.get(name, (given, given))
+        if first_token is not None and given != end:
             raise ConfigError(
-                f"first_token={first_token} leaves a gap: the pages of pool {pool.name!r} so far "
-                f"end at token {expected}"
+                f"first_token={first_token} leaves a gap: the pages of pool {name!r} so far end at "
+                f"token {end}"
             )
-        name, pages, first_token = self._engine._part(pool, page_ids, first_token)
-        self._native.append(self._handle, name, pages, first_token)
-        self._next_token[pool.name] = first_token + len(pages) * pool.page_size
+        self._native.append(self._handle, name, pages, end)
+        self._tokens[name] = begin, end + len(pages) * pool.page_size
 
     def mark_ready(self, tokens: int, event: object | None = None) -> None:
         """Lets the tokens [0, tokens) be shipped. The mark never moves back but by `rewind`.
@@ -168,10 +167,15 @@ class Send(Transfer):
         Pages that hold only such tokens are dropped; what is appended next continues there.
         """
         self._check_grows()
-        self._native.rewind(self._handle, as_count(tokens, "tokens"))
-        for pool, end in self._next_token.items():
+        tokens = as_count(tokens, "tokens")
+        self._native.rewind(self._handle, tokens)
+        for pool, (begin, end) in list(self._tokens.items()):
             size = self._engine._pools[pool].page_size
-            self._next_token[pool] = min(end, -(-tokens // size) * size)
+            pages = max(0, -(-(tokens - begin) // size))
+            if pages == 0:
+                del self._tokens[pool]
+            else:
+                self._tokens[pool] = begin, min(end, begin + pages * size)
 
     def finish(self, *, windows: Sequence[WindowedPart] = (), rows: Sequence[Part] = ()) -> None:
         """No more tokens will come; parts that are shipped only at the end are shipped now.
@@ -181,8 +185,14 @@ class Send(Transfer):
             rows: (pool, page_ids): rows of state or aux data.
         """
         self._check_grows()
-        part = self._engine._part
-        parts = [part(*window) for window in windows] + [part(*row) for row in rows]
+        given: list[Part | WindowedPart] = [*windows, *rows]
+        parts = [self._engine._part(part) for part in given]
+        names = [*self._tokens, *(name for name, _, _ in parts)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"pool {name!r} has two parts of this send; give its pages at once"
+                )
         self._native.finish(self._handle, parts)
         self._finished = True
 

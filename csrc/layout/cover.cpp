@@ -45,7 +45,8 @@ Status Cover::add(std::uint32_t plane_index) {
                 describe(plane) + ", heads " + std::to_string(item.first_head) + " to " +
                     std::to_string(item.end_head - 1) + ": none of the " +
                     std::to_string(sources_.size()) +
-                    " sources holds them; name all tensor- and pipeline-parallel ranks");
+                    " sources holds them; name all tensor- and pipeline-parallel ranks, and "
+                    "serve the same model with the same KV cache format");
         }
     }
     return {};

@@ -269,7 +269,9 @@ void Senders::tick(Instant now) {
         it = unpark(it);
         refuse(*sessions_.find(parked.session), parked.recv.grant,
                Status(Code::timeout, "no send with this tag was announced within " +
-                                         to_text(parked.expires - parked.since)));
+                                         to_text(parked.expires - parked.since) +
+                                         "; the request must reach this sender too, and name the "
+                                         "same tag"));
     }
 }
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import signal
 import subprocess
 import sys
@@ -111,6 +112,49 @@ WRONG = {
     "a pair as memory": Wrong(lambda e, _: e.register_memory((0, 10)), "address, nbytes, device"),
     "a sender named twice": Wrong(
         lambda e, p: e.recv([e.address] * 2, b"tag", [(p, [0])], tokens=1), "named twice"
+    ),
+    "bytes as sender": Wrong(
+        lambda e, p: e.recv(b"host:1", b"tag", [(p, [0])], tokens=1),  # type: ignore[arg-type]
+        "is not an address",
+    ),
+    "tokens without parts": Wrong(
+        lambda e, _: e.recv(e.address, b"tag", [], tokens=2), "tokens=2, but no parts for them"
+    ),
+    "a part without its list": Wrong(
+        lambda e, p: e.recv(e.address, b"tag", (p, [0]), tokens=1),  # type: ignore[arg-type]
+        "is no part; a part is",
+    ),
+    "a pool's name as pool": Wrong(
+        lambda e, _: e.send(b"tag").append("kv", [0]),  # type: ignore[arg-type]
+        "'kv' is no pool",
+    ),
+    "a number as pages": Wrong(
+        lambda e, p: e.send(b"tag").append(p, 5),  # type: ignore[arg-type]
+        "page ids must be a list",
+    ),
+    "negative request": Wrong(
+        lambda e, p: e.recv(e.address, b"tag", [(p, [0])], tokens=1, request=-1), "request=-1"
+    ),
+    "negative receiver": Wrong(
+        lambda e, p: e.recv(e.address, b"tag", [(p, [0])], tokens=1, receiver_index=-1),
+        "receiver_index=-1",
+    ),
+    "rows of a pool twice": Wrong(
+        lambda e, p: e.send(b"tag").finish(rows=[(p, [1]), (p, [2])]), "'kv' has two parts"
+    ),
+    "a device's name": Wrong(lambda e, _: e.register_memory((64, 8, "cuda:0")), "device='cuda:0'"),
+    "a negative address": Wrong(lambda e, _: e.register_memory((-5, 8, None)), "address=-5"),
+    "fractions as lengths": Wrong(
+        lambda e, _: e.write(e.address, [64], [64], np.array([8.9])),  # type: ignore[arg-type]
+        "lengths must be whole numbers",
+    ),
+    "negative lengths": Wrong(
+        lambda e, _: e.read(e.address, [64, 64], [64, 64], [8, -8]),  # type: ignore[arg-type]
+        r"lengths\[1\] = -8 is negative",
+    ),
+    "options as a dictionary": Wrong(
+        lambda *_: Engine({"host": "127.0.0.1"}),  # type: ignore[arg-type]
+        "must be an EngineConfig, not dict",
     ),
 }
 
@@ -235,3 +279,37 @@ def test_ctrl_c_ends_a_wait() -> None:
             assert waiting.wait(60) == 42
         finally:
             waiting.kill()
+
+
+def test_rows_of_a_pool_whose_pages_are_sent_are_refused(engine: Engine, pool: Pool) -> None:
+    send = engine.send(b"tag")
+    send.append(pool, [1])
+    with pytest.raises(ConfigError, match="'kv' has two parts"):
+        send.finish(rows=[(pool, [2])])
+
+
+def test_pages_go_on_where_a_rewind_left_off(engine: Engine, pool: Pool) -> None:
+    """Also behind a first token that is not 0; and anywhere if nothing is left."""
+    size = pool.page_size
+    send = engine.send(b"tag")
+    send.append(pool, [0, 1, 2], first_token=3)
+    send.rewind(3 + size)
+    with pytest.raises(ConfigError, match=f"end at token {3 + size}"):
+        send.append(pool, [4], first_token=3 + 2 * size)
+    send.append(pool, [4], first_token=3 + size)
+    send.rewind(0)
+    send.append(pool, [5], first_token=7)
+
+
+def test_registered_buffers_stay_as_they_are(engine: Engine) -> None:
+    """A peer may write there until it is unregistered."""
+    buffer, mapping = bytearray(4096), mmap.mmap(-1, 4096)
+    registered = [engine.register_memory(memory, "rw") for memory in (buffer, mapping)]
+    with pytest.raises(BufferError):
+        buffer.extend(b"more")
+    with pytest.raises(BufferError):
+        mapping.close()
+    for memory in registered:
+        engine.unregister_memory(memory)
+    buffer.extend(b"more")
+    mapping.close()

@@ -436,7 +436,8 @@ class TestBadInput:
         assert _layout.count_spans([(spec, int32(1))], spec, int32(2), tokens=(0, 1)) == [1]
 
     def test_values_that_are_no_sizes(self) -> None:
-        plane = Plane(1 << 30, 8, 8, 8, 1, -2, 8, "uint8", 0, "aux")
+        plane = Plane(1 << 30, 8, 8, 8, 1, 2, 8, "uint8", 0, "aux")
+        object.__setattr__(plane, "heads", -2)  # which Plane itself refuses
         with pytest.raises(ConfigError, match=r"Plane\.heads is not valid: -2"):
             _layout.digest(PoolSpec("aux", 1, 4, [plane]), int32(1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,8 @@ def test_an_array_of_one_layer_is_one_plane() -> None:
         first_head=8,
         device=None,
         element_bytes=4,
+        pages=5,
+        page_tokens=4,
     )
     assert plane.token_bytes == 48
 
@@ -100,7 +103,34 @@ def test_tensors_are_described_like_arrays(
     assert (plane.address, plane.dtype, plane.element_bytes) == (4096, "bfloat16", 2)
     assert (plane.page_stride, plane.head_stride, plane.token_stride) == (96, 48, 12)
     assert plane.device == expected
-    assert memory_of(FakeTensor(device, index)) == (4096, 480, expected)
+    tensor = FakeTensor(device, index)
+    assert memory_of(tensor) == (4096, 480, expected, tensor)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"page_count": 9}, "page_count=9, but layer 0 .mla. has 8 pages"),
+        ({"page_size": 5}, "page_size=5, but a page of layer 0 .mla. has 4 tokens"),
+        ({"page_count": -1}, "page_count=-1 is not a whole number"),
+        ({"page_size": 8.0}, "page_size=8.0 is not a whole number"),
+        ({"null_page": 1 << 40}, "null_page=1099511627776"),
+        ({"name": 5}, "must be text, not 5"),
+    ],
+)
+def test_a_pool_has_no_more_than_its_array(change: dict[str, Any], message: str) -> None:
+    planes = planes_from_array(np.zeros((8, 4, 6), np.uint8), "BNC", kind="mla")
+    good: dict[str, Any] = {"name": "kv", "page_size": 4, "page_count": 8, "planes": planes}
+    PoolSpec(**good)
+    with pytest.raises(ConfigError, match=message):
+        PoolSpec(**{**good, **change})
+
+
+@pytest.mark.parametrize("name", ["layer", "first_head", "heads", "address", "page_stride"])
+def test_negative_numbers_describe_no_plane(name: str) -> None:
+    (plane,) = planes_from_array(np.zeros((8, 4, 6), np.uint8), "BNC", kind="mla")
+    with pytest.raises(ConfigError, match=f"plane {name}=-1 is not a whole number"):
+        dataclasses.replace(plane, **{name: -1})
 
 
 @pytest.mark.parametrize(
