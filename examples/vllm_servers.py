@@ -67,9 +67,14 @@ class Cluster:
         """Where its bootstrap server answers."""
         return self._bootstrap_ports[prefill.url]
 
-    def decode(self, name: str = "decode", connector: Mapping[str, str] = CONNECTOR) -> Server:
+    def decode(
+        self,
+        name: str = "decode",
+        connector: Mapping[str, str] = CONNECTOR,
+        options: Sequence[str] = (),
+    ) -> Server:
         """A consumer of KV; another connector can be tried in place of ours."""
-        return self._vllm(name, "kv_consumer", connector=connector)
+        return self._vllm(name, "kv_consumer", connector=connector, options=options)
 
     def router(self, prefill: Sequence[Server], decode: Sequence[Server]) -> Server:
         """vllm-router: asks a decode server once a prefill server has answered."""

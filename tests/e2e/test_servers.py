@@ -27,8 +27,8 @@ HERE = Path(__file__).parent
 class Pair:
     """Two prefill and two decode servers with one key, and what stands before them.
 
-    One of the prefill servers is tensor-parallel, the others are not. (Servers without a key: in
-    the other tests, and in the demo.)
+    One of each kind is tensor-parallel. (Servers without a key: in the other tests, and in the
+    demo.)
     """
 
     prefill: list[Server]
@@ -54,10 +54,10 @@ def pair(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         with Servers(tmp_path_factory.mktemp("logs")) as servers:
             options = {"log_level": "debug", "key_file": str(key_file)}
             cluster = Cluster(servers, models.path("llama"), options)
-            # The second one's two workers have half of the heads each.
+            # The second one of each kind has two workers with half of the heads each.
             parallel = ("--tensor-parallel-size", "2")
             prefill = [cluster.prefill("prefill-1"), cluster.prefill("prefill-2", options=parallel)]
-            decode = [cluster.decode("decode-1"), cluster.decode("decode-2")]
+            decode = [cluster.decode("decode-1"), cluster.decode("decode-2", options=parallel)]
             lying = {
                 "kv_connector": "LyingConnector",
                 "kv_connector_module_path": "lying_connector",
