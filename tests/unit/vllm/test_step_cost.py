@@ -158,15 +158,18 @@ def test_the_engine_facade_does_not_loop_over_pages_either() -> None:
     cache = np.zeros((len(pages), 8), np.uint8)
     planes = planes_from_array(cache, "BC")
     with Engine() as engine:
-        pool = engine.register_pool(
-            PoolSpec(name="kv", page_size=1, page_count=len(pages), planes=planes)
+        pool, window = (
+            engine.register_pool(
+                PoolSpec(name=name, page_size=1, page_count=len(pages), planes=planes)
+            )
+            for name in ("kv", "window")
         )
 
         def calls(count: int) -> None:
             send = engine.send(b"tag")
             send.append(pool, pages[:count])
             send.mark_ready(count)
-            send.finish(windows=[(pool, pages[:count], 0)])
+            send.finish(windows=[(window, pages[:count], 0)])
             send.abort("enough")
             recv = engine.recv("127.0.0.1:9", b"tag", [(pool, pages[:count])], tokens=count)
             recv.cancel()
