@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from demonstration import Answer, Comparison, wait_ready
 from rich.console import Console
+from servers import Servers
 from transfer_log import Transfer
 
 RIGHT, WRONG, LOST = Answer(5, "right"), Answer(5, "wrong"), Answer(error="HTTP 500")
@@ -123,6 +124,29 @@ def test_interrupted_demonstration_stops_all_it_started(
         assert process.returncode == 130, output
         assert "interrupted; all servers have been stopped" in output
         wait_until(lambda: not processes(tmp_path))
+
+
+def test_interrupt_while_a_server_is_started_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        """A process whose start is interrupted before anybody could note it."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt), Servers(tmp_path) as servers:
+        servers.start("server", ["sleep", "600"], "http://127.0.0.1:9", {})
+    (process,) = started
+    try:
+        assert process.poll() is not None
+    finally:
+        process.kill()
 
 
 def finish(folder: Path, behaviour: str) -> tuple[int, str]:
