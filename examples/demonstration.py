@@ -207,19 +207,19 @@ def run(
         signal.signal(number, signal.default_int_handler)
     # Where there is no terminal, nothing says how wide the table may be.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
         problems = demonstrate(console, arguments.folder.resolve(), arguments)
-    except (ServerFailed, subprocess.CalledProcessError) as failure:
-        report(console, str(failure))
-        return 1
+    except (ServerFailed, subprocess.CalledProcessError, OSError) as failure:
+        problems = [str(failure)]
     except KeyboardInterrupt:
         console.print("interrupted; all servers have been stopped")
         return 130
     for problem in problems:
         report(console, problem)
     if problems:
-        console.print(f"the servers' logs are in {arguments.folder / 'logs'}")
+        logs = arguments.folder / "logs"
+        console.print(f"the servers' logs are in {logs}", markup=False, soft_wrap=True)
         return 1
     console.print(f"[green]all {answers} answers equal the plain server's[/]")
     return 0

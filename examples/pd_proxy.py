@@ -19,9 +19,10 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,8 +31,12 @@ from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, w
 OK = 200
 BAD_REQUEST = 400
 BAD_GATEWAY = 502
+UNAVAILABLE = 503
 # Only connecting is limited: how long an answer takes is between the client and the servers.
 TIMEOUT = ClientTimeout(total=None, sock_connect=10)
+QUERY_TIMEOUT = ClientTimeout(total=10)
+# Ranks that join late are used after this time.
+RANKS_AGE_SECONDS = 3.0
 # What the prefill server must not do with a request: it computes KV and one token.
 PREFILL_LENGTH = {"max_tokens": 1, "stream": False}
 LONGER_THAN_PREFILL = ("max_completion_tokens", "min_tokens", "stream_options")
@@ -45,6 +50,10 @@ class LegFailed(Exception):
         self.status = status
 
 
+class StillStarting(Exception):
+    """A prefill server answers, but has no rank yet that could take a request."""
+
+
 @dataclass(frozen=True)
 class PrefillRank:
     """One data-parallel rank of a prefill server, and what a decode server must know of it."""
@@ -53,6 +62,46 @@ class PrefillRank:
     bootstrap: str
     rank: str
     engine_id: str
+
+
+# What reading the ranks of a prefill server may end in.
+QUERY_ERRORS = (StillStarting, ClientError, OSError, KeyError, ValueError)
+
+
+@dataclass
+class PrefillServer:
+    """A prefill server and the ranks that it named last."""
+
+    url: str
+    bootstrap: str
+    ranks: list[PrefillRank] = field(default_factory=list)
+    asked: float = 0.0
+
+    async def current_ranks(self, session: ClientSession) -> list[PrefillRank]:
+        """The ranks, read again when they are old; known ones stay in use if that fails."""
+        if not self.ranks:
+            self.ranks = await self._query(session)
+            self.asked = time.monotonic()
+        elif time.monotonic() - self.asked > RANKS_AGE_SECONDS:
+            # Requests that come meanwhile take the known ranks and do not wait.
+            self.asked = time.monotonic()
+            with contextlib.suppress(*QUERY_ERRORS):
+                self.ranks = await self._query(session)
+        return self.ranks
+
+    async def _query(self, session: ClientSession) -> list[PrefillRank]:
+        async with session.get(f"{self.bootstrap}/query", timeout=QUERY_TIMEOUT) as reply:
+            reply.raise_for_status()
+            entries = await reply.json()
+        if not entries:
+            raise StillStarting(
+                f"the prefill server {self.url} is still starting: "
+                f"{self.bootstrap}/query names no rank yet"
+            )
+        return [
+            PrefillRank(self.url, self.bootstrap, rank, entry["engine_id"])
+            for rank, entry in entries.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -84,10 +133,12 @@ class Proxy:
     """Holds the servers and takes requests."""
 
     def __init__(self, prefill: list[tuple[str, str]], decode: list[str]) -> None:
-        self._prefill = prefill
+        self._prefill = [
+            PrefillServer(url, f"http://{urlsplit(url).hostname}:{port}") for url, port in prefill
+        ]
         self._decode = decode
         self._decode_turns = itertools.cycle(decode)
-        self._prefill_turns: Iterator[PrefillRank] | None = None
+        self._prefill_turns = itertools.count()
 
     def application(self) -> web.Application:
         """The routes that vLLM has too."""
@@ -106,12 +157,12 @@ class Proxy:
     async def health(self, _request: web.Request) -> web.Response:
         """Succeeds when every server behind this proxy does."""
         try:
-            await self._learn_engine_ids()
-            for url in [url for url, _ in self._prefill] + self._decode:
+            await self._prefill_ranks()
+            for url in [server.url for server in self._prefill] + self._decode:
                 async with self._session.get(f"{url}/health") as response:
                     response.raise_for_status()
-        except (ClientError, OSError) as error:
-            return web.json_response({"error": str(error)}, status=503)
+        except QUERY_ERRORS as error:
+            return web.json_response({"error": str(error)}, status=UNAVAILABLE)
         return web.Response()
 
     async def models(self, _request: web.Request) -> web.Response:
@@ -128,12 +179,11 @@ class Proxy:
         if not isinstance(body, dict):
             return error_response("the body is not a JSON object", BAD_REQUEST)
         try:
-            turns = await self._learn_engine_ids()
-        except (ClientError, OSError, KeyError, ValueError) as error:
-            return error_response(
-                f"a prefill server does not answer /query: {error!r}", BAD_GATEWAY
-            )
-        pair = Pair(next(turns), next(self._decode_turns), uuid.uuid4().hex)
+            ranks = await self._prefill_ranks()
+        except QUERY_ERRORS as error:
+            return query_failure(error)
+        rank = ranks[next(self._prefill_turns) % len(ranks)]
+        pair = Pair(rank, next(self._decode_turns), uuid.uuid4().hex)
         answer = web.StreamResponse()
         failure: LegFailed | None = None
         try:
@@ -191,26 +241,24 @@ class Proxy:
         except ClientError as error:
             raise LegFailed(server, BAD_GATEWAY, repr(error)) from error
 
-    async def _learn_engine_ids(self) -> Iterator[PrefillRank]:
-        """Asks the prefill servers who they are; once, since engine ids survive restarts."""
-        if self._prefill_turns is None:
-            ranks = []
-            for url, port in self._prefill:
-                bootstrap = f"http://{urlsplit(url).hostname}:{port}"
-                async with self._session.get(f"{bootstrap}/query") as reply:
-                    reply.raise_for_status()
-                    entries = await reply.json()
-                ranks += [
-                    PrefillRank(url, bootstrap, rank, entry["engine_id"])
-                    for rank, entry in entries.items()
-                ]
-            self._prefill_turns = itertools.cycle(ranks)
-        return self._prefill_turns
+    async def _prefill_ranks(self) -> list[PrefillRank]:
+        """All ranks of all prefill servers."""
+        ranks = []
+        for server in self._prefill:
+            ranks += await server.current_ranks(self._session)
+        return ranks
 
 
 def error_response(message: str, status: int) -> web.Response:
     """An error in the shape of the OpenAI API."""
     return web.json_response({"error": {"message": message, "code": status}}, status=status)
+
+
+def query_failure(error: Exception) -> web.Response:
+    """What a client is told when a prefill server's ranks are not known."""
+    if isinstance(error, StillStarting):
+        return error_response(str(error), UNAVAILABLE)
+    return error_response(f"a prefill server does not answer /query: {error!r}", BAD_GATEWAY)
 
 
 def main() -> None:

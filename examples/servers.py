@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -90,12 +90,8 @@ class Servers:
         traceback: TracebackType | None,
     ) -> None:
         # An impatient second Ctrl-C must not leave servers behind.
-        interrupts = {signal.SIGINT, signal.SIGTERM}
-        signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
-        try:
+        with interrupts_held():
             self._stop()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts)
 
     def start(
         self,
@@ -107,7 +103,8 @@ class Servers:
     ) -> Server:
         """Starts a server; wait_ready() says when it answers at `url` and this path."""
         log = self._logs / f"{name}.log"
-        with log.open("wb") as output:
+        # An interrupt between the two would leave a process that nobody knows.
+        with log.open("wb") as output, interrupts_held():
             process = subprocess.Popen(
                 command,
                 env={**os.environ, **environment},
@@ -116,8 +113,8 @@ class Servers:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        server = Server(name, url, log, process, time.monotonic(), readiness)
-        self._servers.append(server)
+            server = Server(name, url, log, process, time.monotonic(), readiness)
+            self._servers.append(server)
         return server
 
     def kill(self, server: Server) -> None:
@@ -167,6 +164,26 @@ class Servers:
         for server in self._servers:
             server.signal(signal.SIGKILL)
             server.wait(GRACE_SECONDS)
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM wait until the block is done; for the main thread only.
+
+    A signal mask would not do: the processes started meanwhile would inherit it.
+    """
+    held: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _frame: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def free_port() -> int:

@@ -52,7 +52,8 @@ class Stub:
     """A server that notes the bodies it got and whether a request was taken from it."""
 
     behave: Behaviour = answer
-    engine_id: str = "engine"
+    engine_ids: dict[str, str] = field(default_factory=lambda: {"0": "engine"})
+    queries: int = 0
     bodies: list[dict] = field(default_factory=list)
     headers: list[dict] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -69,7 +70,13 @@ class Stub:
             raise
 
     async def query(self, _request: web.Request) -> web.Response:
-        return web.json_response({"0": {"engine_id": self.engine_id, "worker_addr": {}}})
+        self.queries += 1
+        return web.json_response(
+            {
+                rank: {"engine_id": engine_id, "worker_addr": {}}
+                for rank, engine_id in self.engine_ids.items()
+            }
+        )
 
     async def health(self, _request: web.Request) -> web.Response:
         return web.Response()
@@ -110,7 +117,8 @@ async def proxied(prefill: Stub, decode: Stub) -> AsyncIterator[tuple[ClientSess
             while True:
                 with contextlib.suppress(OSError):
                     async with session.get(f"{url}/health") as response:
-                        if response.ok:
+                        # Before the prefill server has a rank, the proxy says that it is not ready.
+                        if response.ok or not prefill.engine_ids:
                             break
                 await asyncio.sleep(0.05)
             yield session, f"{url}/v1/completions"
@@ -121,7 +129,7 @@ async def proxied(prefill: Stub, decode: Stub) -> AsyncIterator[tuple[ClientSess
 
 def test_both_servers_get_the_request_under_one_transfer_id() -> None:
     async def scenario() -> None:
-        prefill, decode = Stub(engine_id="prefill-7"), Stub()
+        prefill, decode = Stub(engine_ids={"0": "prefill-7"}), Stub()
         body = {"prompt": "x", "max_tokens": 9, "min_tokens": 4, "n": 2}
         async with proxied(prefill, decode) as (session, url):
             headers = {"Authorization": "Bearer key"}
@@ -261,5 +269,64 @@ def test_bad_bodies_are_the_clients_fault() -> None:
                     assert response.status == 400
                     assert "JSON" in await response.text()
         assert prefill.bodies == decode.bodies == []
+
+    asyncio.run(scenario())
+
+
+def test_prefill_server_without_a_rank_is_asked_again() -> None:
+    async def scenario() -> None:
+        prefill, decode = Stub(engine_ids={}), Stub()
+        async with proxied(prefill, decode) as (session, url):
+            async with session.get(url.replace("/v1/completions", "/health")) as response:
+                assert response.status == 503
+                assert "still starting" in (await response.json())["error"]
+            async with session.post(url, json={"prompt": "x"}) as response:
+                assert response.status == 503
+                error = (await response.json())["error"]
+                assert error["code"] == 503
+                assert "http://127.0.0.1:" in error["message"]
+                assert "still starting" in error["message"]
+            assert prefill.bodies == decode.bodies == []
+            prefill.engine_ids = {"0": "first"}
+            async with session.post(url, json={"prompt": "x"}) as response:
+                assert response.status == 200
+        parameters = decode.bodies[0]["kv_transfer_params"]
+        assert parameters["remote_engine_id"] == "first"
+
+    asyncio.run(scenario())
+
+
+def test_rank_that_appears_later_is_used() -> None:
+    async def scenario() -> None:
+        prefill, decode = Stub(engine_ids={"0": "first"}), Stub()
+        async with proxied(prefill, decode) as (session, url):
+
+            async def ask() -> tuple[str, str]:
+                async with session.post(url, json={"prompt": "x"}) as response:
+                    assert response.status == 200
+                parameters = decode.bodies[-1]["kv_transfer_params"]
+                return prefill.headers[-1]["X-data-parallel-rank"], parameters["remote_engine_id"]
+
+            assert await ask() == ("0", "first")
+            prefill.engine_ids["1"] = "second"
+            async with asyncio.timeout(30):
+                while await ask() != ("1", "second"):
+                    await asyncio.sleep(0.1)
+            assert await ask() == ("0", "first")
+
+    asyncio.run(scenario())
+
+
+def test_known_ranks_stay_in_use_while_the_server_names_none() -> None:
+    async def scenario() -> None:
+        prefill, decode = Stub(), Stub()
+        async with proxied(prefill, decode) as (session, url):
+            prefill.engine_ids = {}
+            before = prefill.queries
+            async with asyncio.timeout(30):
+                while prefill.queries == before:
+                    async with session.post(url, json={"prompt": "x"}) as response:
+                        assert response.status == 200
+                    await asyncio.sleep(0.1)
 
     asyncio.run(scenario())
