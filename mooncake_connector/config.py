@@ -60,7 +60,7 @@ class EngineConfig:
     cma: Literal["auto", "any"] = "auto"
     """``any`` lets every process of this user read this one, where Yama forbids it otherwise."""
     ipc_dir: str | None = None
-    """Folder (mode 0700) for Unix sockets, for containers that share a folder, not a network."""
+    """Folder for Unix sockets, where containers share it and no network; made with mode 0700."""
     key_file: str | None = None
     """File (mode 0600) with the pre-shared key, or two while keys change, one to a line."""
     io_threads: int = 2

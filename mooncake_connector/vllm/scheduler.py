@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mooncake_connector.bootstrap import Registration, bearer_tokens
 from mooncake_connector.config import ConnectorConfig
-from mooncake_connector.errors import UnsupportedError
+from mooncake_connector.errors import ConfigError, UnsupportedError
 from mooncake_connector.vllm.bootstrap import (
     BootstrapServer,
     RankEntry,
@@ -45,7 +45,7 @@ class ConnectorScheduler:
         """Starts P's bootstrap server where this server prefills.
 
         Raises:
-            ConfigError: the bootstrap server's address cannot be used.
+            ConfigError: the bootstrap server's address cannot be used, or is an engine's.
         """
         transfer = vllm.kv_transfer_config
         self._config = config
@@ -67,6 +67,11 @@ class ConnectorScheduler:
         listen = config.bootstrap_host or config.host
         advertised = config.bootstrap_advertise or config.advertise or listen
         port = config.bootstrap_port
+        if config.port <= port < config.port + vllm.parallel_config.world_size and port != 0:
+            raise ConfigError(
+                f"bootstrap_port={port} is also where a worker's engine listens, since "
+                f"port={config.port} is the first worker's; choose another"
+            )
         if self._rank == 0:
             self._server = BootstrapServer(listen, port, self._tokens)
             port = self._server.port

@@ -19,7 +19,7 @@ from support.vllm_doubles import (
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 
-from mooncake_connector.errors import UnsupportedError
+from mooncake_connector.errors import ConfigError, UnsupportedError
 from mooncake_connector.vllm import MooncakeConnector
 from mooncake_connector.vllm import worker as worker_module
 
@@ -107,3 +107,12 @@ def test_addresses_of_another_connector_are_refused(connectors: SimpleNamespace)
     with pytest.raises(UnsupportedError, match="List mooncake_connector before"):
         scheduler.set_xfer_handshake_metadata_pp_aware({(0, 0): SimpleNamespace(port=1)})
     scheduler.set_xfer_handshake_metadata_pp_aware({(0, 0): worker.get_handshake_metadata()})
+
+
+def test_the_bootstrap_and_an_engine_cannot_share_a_port() -> None:
+    options = {"port": 8997, "bootstrap_port": 8998}
+    config = vllm_config(
+        kv_transfer_config__kv_connector_extra_config=options, parallel_config__world_size=2
+    )
+    with pytest.raises(ConfigError, match="bootstrap_port=8998 is also where a worker's engine"):
+        MooncakeConnector(config, KVConnectorRole.SCHEDULER, cache_of(FullAttentionSpec()))
