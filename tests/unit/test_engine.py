@@ -313,8 +313,3 @@ def test_registered_buffers_stay_as_they_are(engine: Engine) -> None:
         engine.unregister_memory(memory)
     buffer.extend(b"more")
     mapping.close()
-
-
-def test_localhost_needs_no_key() -> None:
-    with Engine(EngineConfig(host="localhost")) as engine:
-        assert engine.address.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]")
