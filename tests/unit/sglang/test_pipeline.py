@@ -15,7 +15,6 @@ from sglang.srt.disaggregation.pp_consensus_store import PPConsensusStore
 from support.sglang_worker import LAYERS, Worker, settle
 
 from mooncake_connector.sglang.bootstrap import BootstrapServer
-from mooncake_connector.sglang.receiver import Receiver
 from mooncake_connector.sglang.sender import Sender
 
 Start = Callable[..., Worker]
@@ -33,11 +32,28 @@ def server(start: Start, mode: str, stages: int, tp: int, latent: bool) -> list[
     ]
 
 
-def ask(decodes: list[Worker], receivers: list[Receiver]) -> None:
-    settle(*receivers, until=KVPoll.WaitingForInput)
-    for decode, receiver in zip(decodes, receivers, strict=True):
-        with decode.published():
-            receiver.send_metadata(TARGET, 3, [], decode_prefix_len=0)
+class Request:
+    """One request of all ranks of a prefill and a decode server; shapes are (stages, ranks)."""
+
+    def __init__(
+        self,
+        start: Start,
+        bootstrap: BootstrapServer,
+        prefill: tuple[int, int] = (2, 1),
+        decode: tuple[int, int] = (1, 1),
+        latent: bool = False,
+    ) -> None:
+        self.prefills = server(start, "prefill", *prefill, latent)
+        self.decodes = server(start, "decode", *decode, latent)
+        self.room = next(_rooms)
+        self.senders = [rank.sender(bootstrap.port, self.room) for rank in self.prefills]
+        self.receivers = [rank.receiver(bootstrap.port, self.room) for rank in self.decodes]
+        settle(*self.receivers, until=KVPoll.WaitingForInput)
+
+    def ask(self) -> None:
+        for decode, receiver in zip(self.decodes, self.receivers, strict=True):
+            with decode.published():
+                receiver.send_metadata(TARGET, 3, [], decode_prefix_len=0)
 
 
 def consensus(senders: list[Sender]) -> int:
@@ -62,36 +78,32 @@ def test_layers_of_all_stages_arrive(
     decode_shape: tuple[int, int],
     latent: bool,
 ) -> None:
-    prefills = server(start, "prefill", *prefill_shape, latent)
-    decodes = server(start, "decode", *decode_shape, latent)
-    for prefill in prefills:
+    request = Request(start, bootstrap, prefill_shape, decode_shape, latent)
+    for prefill in request.prefills:
         # Latents are the same on all ranks of a stage.
         prefill.fill(prefill.setting.stage * 10 + (0 if latent else prefill.setting.rank))
-    room = next(_rooms)
-    senders = [prefill.sender(bootstrap.port, room) for prefill in prefills]
-    receivers = [decode.receiver(bootstrap.port, room) for decode in decodes]
-    ask(decodes, receivers)
+    request.ask()
 
-    assert consensus(senders[: prefill_shape[1]]) == KVPoll.WaitingForInput
-    for prefill, sender in zip(prefills, senders, strict=True):
+    assert consensus(request.senders[: prefill_shape[1]]) == KVPoll.WaitingForInput
+    for prefill, sender in zip(request.prefills, request.senders, strict=True):
         sender.init(len(PAGES), 7)
         sender.send(PAGES[:4])
-        prefill.set_row(7, room, token=99)
+        prefill.set_row(7, request.room, token=99)
         sender.send(PAGES[4:], [])
         # SGLang's inflight queue knows no request that is not further than that.
         assert sender.poll() >= KVPoll.WaitingForInput
-    assert set(settle(*senders, *receivers)) == {KVPoll.Success}
+    assert set(settle(*request.senders, *request.receivers)) == {KVPoll.Success}
 
-    whole = planes(prefills, PAGES)
+    whole = planes(request.prefills, PAGES)
     assert len(whole) == (1 if latent else 2) * LAYERS
-    for decode in decodes:
+    for decode in request.decodes:
         for plane, kv in planes([decode], TARGET).items():
             heads = slice(None)
             if not latent:
                 rank, count = decode.setting.rank, decode.setting.heads // decode.setting.tp
                 heads = slice(rank * count, (rank + 1) * count)
             assert np.array_equal(whole[plane][:, heads], kv)
-        assert int(decode.rows.bootstrap_room[3, 0]) == room
+        assert int(decode.rows.bootstrap_room[3, 0]) == request.room
 
 
 def planes(workers: list[Worker], pages: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
@@ -115,32 +127,23 @@ def planes(workers: list[Worker], pages: np.ndarray) -> dict[tuple[int, int], np
 
 def test_decode_gives_up_before_the_first_page(start: Start, bootstrap: BootstrapServer) -> None:
     """The first stage hears of it, and its failure is SGLang's answer for all."""
-    prefills = server(start, "prefill", 2, 1, False)
-    (decode,) = server(start, "decode", 1, 1, False)
-    room = next(_rooms)
-    senders = [prefill.sender(bootstrap.port, room) for prefill in prefills]
-    receiver = decode.receiver(bootstrap.port, room)
-    settle(receiver, until=KVPoll.WaitingForInput)
-    receiver.abort()
-    assert consensus(senders[:1]) == KVPoll.Failed
-    for sender in senders:
+    request = Request(start, bootstrap)
+    request.receivers[0].abort()
+    assert consensus(request.senders[:1]) == KVPoll.Failed
+    for sender in request.senders:
         with pytest.raises(KVTransferError):
             sender.failure_exception()
 
 
 def test_a_stage_that_dies_fails_the_request(start: Start, bootstrap: BootstrapServer) -> None:
-    prefills = server(start, "prefill", 2, 1, False)
-    (decode,) = server(start, "decode", 1, 1, False)
-    room = next(_rooms)
-    senders = [prefill.sender(bootstrap.port, room) for prefill in prefills]
-    receiver = decode.receiver(bootstrap.port, room)
-    ask([decode], [receiver])
-    assert consensus(senders[:1]) == KVPoll.WaitingForInput
-    for sender in senders:
+    request = Request(start, bootstrap)
+    request.ask()
+    assert consensus(request.senders[:1]) == KVPoll.WaitingForInput
+    for sender in request.senders:
         sender.init(len(PAGES), 7)
-    senders[0].send(PAGES, [])
-    prefills[1].close()
-    assert settle(receiver) == [KVPoll.Failed]
+    request.senders[0].send(PAGES, [])
+    request.prefills[1].close()
+    assert settle(*request.receivers) == [KVPoll.Failed]
 
 
 def test_no_stage_keeps_sglangs_open_socket(start: Start) -> None:
