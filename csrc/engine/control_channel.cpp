@@ -139,7 +139,7 @@ Status ControlChannel::parse() {
         const std::span<const std::uint8_t> rest(in_.data() + at, in_used_ - at);
         const auto length = frame_length(rest);
         if (!length) return length.status();
-        if (*length && **length > handlers_.limit()) {
+        if (*length && **length > kMaxGreetingBytes && !handlers_.greeted()) {
             return {Code::protocol, "a frame of " + std::to_string(**length) +
                                         " bytes, of a peer that has not greeted"};
         }

@@ -25,8 +25,8 @@ class ControlChannel : public std::enable_shared_from_this<ControlChannel> {
         // Bytes that are no message, or the connection's end. Called at most once, not after
         // close().
         std::function<void(Status)> failed;
-        // The longest frame that is accepted now.
-        std::function<std::size_t()> limit;
+        // Whether the handshake is over, and with it the limit kMaxGreetingBytes.
+        std::function<bool()> greeted;
     };
 
     ControlChannel(EventLoop& loop, FileDescriptor socket, Handlers handlers);

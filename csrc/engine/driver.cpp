@@ -49,6 +49,14 @@ Status Driver::start() {
         [this](Instant when) { wake_at(when); });
     MC_RETURN_IF_ERROR(acceptor_->listen({options_.host, options_.port}));
     HostPort announced = acceptor_->address();
+    // Names are judged by what they stand for. Nobody is let in before the loop starts.
+    if (!is_loopback(announced.host) && options_.protocol.keys.empty()) {
+        return {Code::invalid_argument,
+                "host=\"" + options_.host +
+                    "\" is not a loopback address, and without a key anybody who reaches it could "
+                    "read and write KV; give all engines the same key (key_file), or use "
+                    "host=\"127.0.0.1\""};
+    }
     if (!options_.advertise.empty()) announced.host = options_.advertise;
     address_ = announced.text();
 
@@ -191,7 +199,7 @@ void Driver::attach_channel(SessionId id, FileDescriptor socket) {
                 }
                 session_lost(id, reason);
             },
-            [this, id] { return exchange_->frame_limit(id); }});
+            [this, id] { return exchange_->greeted(id); }});
     if (const Status started = peer.channel->start(); !started) {
         control_.post([this, id, started] { session_lost(id, started); });
     }

@@ -32,14 +32,6 @@ Engine::Engine(EngineOptions options)
       completions_(options_.busy_poll) {}
 
 Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
-    if (!is_loopback(options.host) && options.protocol.keys.empty()) {
-        return Status(
-            Code::invalid_argument,
-            "host=\"" + options.host +
-                "\" is not a loopback address, and without a key anybody who reaches it could "
-                "read and write KV; give all engines the same key (key_file), or use "
-                "host=\"127.0.0.1\"");
-    }
     // Yama's mode 1 lets only a parent read a process, unless that process names others; "any" is
     // all that one engine can name for peers that it does not know yet. Elsewhere the call fails
     // idly.

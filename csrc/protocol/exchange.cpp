@@ -63,16 +63,14 @@ void Exchange::authenticated(SessionId id, const Result<Proof>& answer) {
 void Exchange::malformed(SessionId id, const Status& reason) {
     Session* session = sessions_.find(id);
     if (session == nullptr) return;
-    const bool greeted = session->state >= Session::State::linking;
-    sessions_.fail(*session, greeted ? reason
-                                     : reason.with_context("the peer is no engine, or one of an "
-                                                           "incompatible version"));
+    sessions_.fail(*session, greeted(id) ? reason
+                                         : reason.with_context("the peer is no engine, or one of "
+                                                               "an incompatible version"));
 }
 
-std::size_t Exchange::frame_limit(SessionId id) {
+bool Exchange::greeted(SessionId id) {
     const Session* session = sessions_.find(id);
-    const bool known = session != nullptr && session->state >= Session::State::linking;
-    return known ? kMaxFrameBytes : kMaxGreetingBytes;
+    return session != nullptr && session->state >= Session::State::linking;
 }
 
 void Exchange::tick(Instant now) {

@@ -22,8 +22,8 @@ class Exchange {
     // The answer to Actions::authenticate.
     void authenticated(SessionId id, const Result<Proof>& answer);
     void malformed(SessionId id, const Status& reason);
-    // The longest frame that this session's peer may send now.
-    std::size_t frame_limit(SessionId id);
+    // Whether the peer's handshake is over: until then its frames are at most kMaxGreetingBytes.
+    bool greeted(SessionId id);
     void tick(Instant now);
 
   private:

@@ -36,7 +36,7 @@ class End {
                 loop_, std::move(socket),
                 ControlChannel::Handlers{[this](const Message& message) { heard(message); },
                                          [this](const Status& reason) { failed(reason); },
-                                         [this] { return limit.load(); }});
+                                         [this] { return greeted.load(); }});
             ASSERT_TRUE(channel_->start());
         });
     }
@@ -62,7 +62,7 @@ class End {
     }
 
     bool says_bye = false;  // when it fails
-    std::atomic<std::size_t> limit{kMaxFrameBytes};
+    std::atomic<bool> greeted = true;
 
   private:
     void heard(const Message& message) {
@@ -143,18 +143,21 @@ TEST_F(ControlChannelTest, SaysWhyItRefusesBytesThatAreNoMessage) {
     EXPECT_EQ(log[1], "peer lost");
 }
 
-// Only what says so is long; nothing of it has to come.
-TEST_F(ControlChannelTest, RefusesLongFramesBeforeTheyCome) {
-    Pair sockets = stream_pair();
-    End end(loop_, std::move(sockets[0]));
-    end.limit = 1000;
-    Bytes bytes;
-    encode(Bye{Code::ok, std::string(990, 'x')}, bytes);
-    ASSERT_EQ(::send(sockets[1].get(), bytes.data(), bytes.size(), 0), bytes.size());
-    EXPECT_EQ(end.log(1).size(), 1U);
-    const std::array<std::uint8_t, 4> length{0xe9, 3, 0, 0};  // 1001
-    ASSERT_EQ(::send(sockets[1].get(), length.data(), length.size(), 0), length.size());
-    EXPECT_EQ(end.log(2).at(1), "protocol error");
+// Nothing of a frame has to come but its length.
+TEST_F(ControlChannelTest, RefusesLongFramesOfPeersThatHaveNotGreeted) {
+    for (const bool greeted : {true, false}) {
+        Pair sockets = stream_pair();
+        End end(loop_, std::move(sockets[0]));
+        end.greeted = greeted;
+        const auto announce = [&](std::uint32_t length) {
+            Bytes bytes;
+            ByteWriter(bytes).put(length);
+            ASSERT_EQ(::send(sockets[1].get(), bytes.data(), bytes.size(), 0), bytes.size());
+        };
+        announce(kMaxGreetingBytes + 1);
+        if (greeted) sockets[1].reset();  // all that can happen to it
+        EXPECT_EQ(end.log(1).at(0), greeted ? "peer lost" : "protocol error");
+    }
 }
 
 TEST_F(ControlChannelTest, MovesToAnotherConnectionBetweenMessages) {

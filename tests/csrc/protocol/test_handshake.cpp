@@ -216,9 +216,9 @@ TEST_F(WithoutTheKey, ItsFramesAreShort) {
     ASSERT_TRUE(transfer()->ok());
     for (const auto& [id, session] : p->exchange().sessions().all()) {
         const bool friendly = session.state == Session::State::ready;
-        EXPECT_EQ(p->exchange().frame_limit(id), friendly ? kMaxFrameBytes : kMaxGreetingBytes);
+        EXPECT_EQ(p->exchange().greeted(id), friendly);
     }
-    EXPECT_EQ(p->exchange().frame_limit(SessionId{99}), kMaxGreetingBytes);
+    EXPECT_FALSE(p->exchange().greeted(SessionId{99}));
 }
 
 TEST_F(WithoutTheKey, ManyBytesDuringTheHandshakeEndIt) {
